@@ -1,0 +1,523 @@
+"""The sandbox's answers: a pure function of the request and a seed, in OpenAI's exact shapes.
+
+Every answer says that it is a sandbox's: in its text where it has one, and by
+`"system_fingerprint": "sandbox"` at its top. Token counts are a quarter of the characters, which
+is what English text costs on average.
+
+An embedding depends on its own text alone, not on the other inputs of the call, so that a packed
+call gives each input the vector that it would have got by itself.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from array import array
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256, shake_256
+from typing import Any
+
+import msgspec
+
+from batchwright.domain.errors import UsageError
+from batchwright.sandbox.bodies import (
+    ChatBody,
+    CompletionBody,
+    EmbeddingBody,
+    ModerationBody,
+    ResponseBody,
+    check_embedding,
+    check_not_empty,
+    check_reasoning_cap,
+    check_sampling,
+    is_reasoning,
+    prompts_of,
+    reader,
+)
+from batchwright.sandbox.structured import example
+
+MODELS = (
+    "gpt-5-mini",
+    "gpt-5",
+    "gpt-4.1-mini",
+    "gpt-4o-mini",
+    "gpt-3.5-turbo-instruct",
+    "text-embedding-3-small",
+    "text-embedding-3-large",
+    "omni-moderation-latest",
+)
+FINGERPRINT = "sandbox"
+MESSAGE_TOKENS = 4
+ANSWER_TOKENS = 3
+PART_TOKENS = 85  # an image, a sound or a file
+COMPLETION_TOKENS_MAX = 16  # of /v1/completions where the body names no cap
+
+encode = msgspec.json.Encoder().encode
+
+
+class Composed(msgspec.Struct, frozen=True, gc=False):
+    """An answer before it is written out."""
+
+    status: int
+    payload: dict[str, Any]
+    model: str = ""
+    tokens_estimated: int = 0  # what a limiter reserves: the prompt and the cap on the answer
+    tokens_used: int = 0
+    is_stream: bool = False
+    with_usage: bool = True  # whether a stream of chunks ends with a usage chunk
+
+
+def answer(path: str, body: bytes, seed: int = 0) -> tuple[int, bytes]:
+    """Status and JSON body for a request, the same each time; `stream` in a body is ignored.
+
+    `path` is that of a batch line (`/v1/chat/completions`); an empty body at `/v1/models`
+    lists the example models.
+    """
+    composed = compose(path, body, request_hash(path, body, seed))
+    return composed.status, encode(composed.payload)
+
+
+def request_hash(path: str, body: bytes, seed: int = 0) -> bytes:
+    """The SHA-256 of seed, path and body, from which everything about an answer follows."""
+    return sha256(b"%d %b\n%b" % (seed, path.encode(), body)).digest()
+
+
+def compose(path: str, body: bytes, digest: bytes) -> Composed:
+    """The answer to a request whose hash is `digest`; a bad one gets OpenAI's 400 or 404."""
+    maker = _MAKERS.get(path)
+    if maker is None:
+        return _elsewhere(path)
+    try:
+        return maker(body, digest)
+    except UsageError as error:
+        return Composed(400, error_payload(error.message, param=error.param, code=error.code))
+
+
+def error_payload(
+    message: str,
+    *,
+    kind: str = "invalid_request_error",
+    param: str | None = None,
+    code: str | None = None,
+) -> dict[str, Any]:
+    """OpenAI's error body; all four keys are always there."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def models_payload(names: Iterable[str] = MODELS) -> dict[str, Any]:
+    """The answer of GET /v1/models."""
+    data = [
+        {"id": name, "object": "model", "created": _EPOCH, "owned_by": "sandbox"} for name in names
+    ]
+    return {"object": "list", "data": data}
+
+
+def is_endpoint(path: str) -> bool:
+    """Whether `path` takes a POST."""
+    return path in _MAKERS
+
+
+def text_tokens(text: str) -> int:
+    """About how many tokens a text has."""
+    return (len(text) + 3) // 4
+
+
+def _elsewhere(path: str) -> Composed:
+    if path == "/v1/models":
+        return Composed(200, models_payload())
+    if path.startswith("/v1/models/"):
+        name = path.removeprefix("/v1/models/")
+        return Composed(200, {**models_payload([name])["data"][0]})
+    return Composed(404, error_payload(f"Invalid URL (POST {path})"))
+
+
+# --- chat and completions ------------------------------------------------------------------
+
+
+_read_chat = reader(ChatBody)
+_read_completion = reader(CompletionBody)
+
+
+def _chat(raw: bytes, digest: bytes) -> Composed:
+    body = _read_chat(raw)
+    check_not_empty("messages", body.messages)
+    cap = body.max_completion_tokens or body.max_tokens
+    cap_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    check_sampling(body.model, body.n, body.temperature, cap, cap_name)
+    check_reasoning_cap(body)
+    prompt = sum(_message_tokens(m.content) for m in body.messages) + ANSWER_TOKENS
+    choices, visible = [], 0
+    for index in range(body.n or 1):
+        choice, tokens = _chat_choice(body, digest, index, cap)
+        choices.append(choice)
+        visible += tokens
+    reasoning = _reasoning_tokens(body.model, digest, cap)
+    payload = {
+        "id": "chatcmpl-" + digest.hex()[:29],
+        "object": "chat.completion",
+        "created": _created(digest),
+        "model": body.model,
+        "choices": choices,
+        "usage": _chat_usage(prompt, visible + reasoning, reasoning),
+        "service_tier": "default",
+        "system_fingerprint": FINGERPRINT,
+    }
+    used = prompt + visible + reasoning
+    with_usage = bool((body.stream_options or {}).get("include_usage"))
+    reserved = prompt + (cap or 0) * len(choices)
+    return Composed(200, payload, body.model, reserved, used, body.stream is True, with_usage)
+
+
+def _chat_choice(
+    body: ChatBody, digest: bytes, index: int, cap: int | None
+) -> tuple[dict[str, Any], int]:
+    """One choice and its tokens: a tool call where one is demanded, else a text."""
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "annotations": [],
+    }
+    if tool := _demanded_tool(body.tools, body.tool_choice):
+        function = tool.get("function") or {}
+        arguments = _json_text(function.get("parameters"), digest, index)
+        call = {"name": function.get("name", ""), "arguments": arguments}
+        call_id = f"call_{digest.hex()[:22]}{index:02d}"
+        message["tool_calls"] = [{"id": call_id, "type": "function", "function": call}]
+        finish, tokens = "tool_calls", text_tokens(arguments)
+    else:
+        wanted = body.response_format
+        message["content"], finish = _text(digest, index, cap, wanted and _chat_schema(wanted))
+        tokens = text_tokens(message["content"])
+    return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}, tokens
+
+
+def _completion(raw: bytes, digest: bytes) -> Composed:
+    body = _read_completion(raw)
+    prompts = prompts_of("prompt", body.prompt)
+    check_sampling(body.model, body.n, body.temperature, body.max_tokens, "max_tokens")
+    cap = body.max_tokens or COMPLETION_TOKENS_MAX
+    prompt = sum(_input_tokens(p) for p in prompts)
+    choices, visible = [], 0
+    for index in range(len(prompts) * (body.n or 1)):
+        text, finish = _text(digest, index, cap, None)
+        choices.append({"text": text, "index": index, "logprobs": None, "finish_reason": finish})
+        visible += text_tokens(text)
+    payload = {
+        "id": "cmpl-" + digest.hex()[:29],
+        "object": "text_completion",
+        "created": _created(digest),
+        "model": body.model,
+        "choices": choices,
+        "usage": {
+            "prompt_tokens": prompt,
+            "completion_tokens": visible,
+            "total_tokens": prompt + visible,
+        },
+        "system_fingerprint": FINGERPRINT,
+    }
+    with_usage = bool((body.stream_options or {}).get("include_usage"))
+    reserved = prompt + cap * len(choices)
+    stream = body.stream is True
+    return Composed(200, payload, body.model, reserved, prompt + visible, stream, with_usage)
+
+
+def _chat_usage(prompt: int, completion: int, reasoning: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": _cached_tokens(prompt), "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": reasoning,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+# --- responses -----------------------------------------------------------------------------
+
+
+_read_response = reader(ResponseBody)
+
+
+def _response(raw: bytes, digest: bytes) -> Composed:
+    body = _read_response(raw)
+    cap = body.max_output_tokens
+    check_sampling(body.model, None, body.temperature, cap, "max_output_tokens")
+    prompt = _response_tokens(body)
+    output, visible, is_cut = _response_output(body, digest, cap)
+    reasoning = _reasoning_tokens(body.model, digest, cap)
+    payload = {
+        "id": "resp_" + digest.hex()[:48],
+        "object": "response",
+        "created_at": _created(digest),
+        "status": "incomplete" if is_cut else "completed",
+        "background": False,
+        "error": None,
+        "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+        "instructions": body.instructions,
+        "max_output_tokens": cap,
+        "model": body.model,
+        "output": [output],
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "reasoning": {"effort": None, "summary": None},
+        "service_tier": "default",
+        "store": True,
+        "temperature": 1.0 if body.temperature is None else body.temperature,
+        "text": body.text or {"format": {"type": "text"}},
+        "tool_choice": body.tool_choice or "auto",
+        "tools": body.tools or [],
+        "top_p": 1.0 if body.top_p is None else body.top_p,
+        "truncation": "disabled",
+        "usage": {
+            "input_tokens": prompt,
+            "input_tokens_details": {"cached_tokens": _cached_tokens(prompt)},
+            "output_tokens": visible + reasoning,
+            "output_tokens_details": {"reasoning_tokens": reasoning},
+            "total_tokens": prompt + visible + reasoning,
+        },
+        "user": None,
+        "metadata": body.metadata or {},
+        "system_fingerprint": FINGERPRINT,
+    }
+    used = prompt + visible + reasoning
+    return Composed(200, payload, body.model, prompt + (cap or 0), used, body.stream is True)
+
+
+def _response_output(
+    body: ResponseBody, digest: bytes, cap: int | None
+) -> tuple[dict[str, Any], int, bool]:
+    """The output item, its tokens, and whether the cap cut it."""
+    if tool := _demanded_tool(body.tools, body.tool_choice):
+        arguments = _json_text(tool.get("parameters"), digest, 0)
+        item = {
+            "id": "fc_" + digest.hex()[:48],
+            "type": "function_call",
+            "status": "completed",
+            "arguments": arguments,
+            "call_id": "call_" + digest.hex()[:24],
+            "name": tool.get("name", ""),
+        }
+        return item, text_tokens(arguments), False
+    wanted = (body.text or {}).get("format")
+    text, finish = _text(digest, 0, cap, wanted and _response_schema(wanted))
+    is_cut = finish == "length"
+    item = {
+        "id": "msg_" + digest.hex()[:48],
+        "type": "message",
+        "status": "incomplete" if is_cut else "completed",
+        "role": "assistant",
+        "content": [{"type": "output_text", "annotations": [], "logprobs": [], "text": text}],
+    }
+    return item, text_tokens(text), is_cut
+
+
+def _response_tokens(body: ResponseBody) -> int:
+    tokens = text_tokens(body.instructions or "") + ANSWER_TOKENS
+    if isinstance(body.input, str):
+        return tokens + MESSAGE_TOKENS + text_tokens(body.input)
+    contents = (item.get("content") if isinstance(item, dict) else None for item in body.input)
+    return tokens + sum(_message_tokens(content) for content in contents)
+
+
+# --- embeddings and moderations ------------------------------------------------------------
+
+
+_read_embedding = reader(EmbeddingBody)
+_read_moderation = reader(ModerationBody)
+
+
+def _embedding(raw: bytes, digest: bytes) -> Composed:
+    body = _read_embedding(raw)
+    inputs = prompts_of("input", body.input)
+    counts = [_input_tokens(item) for item in inputs]
+    check_embedding(body, counts)
+    size = body.dimensions or (3072 if body.model.endswith("3-large") else 1536)
+    data = []
+    for index, item in enumerate(inputs):
+        vector = _vector(body.model, item, size)
+        value: str | list[float] = vector.tolist()
+        if body.encoding_format == "base64":
+            value = b64encode(_little_endian(vector)).decode()
+        data.append({"object": "embedding", "index": index, "embedding": value})
+    tokens = sum(counts)
+    payload = {
+        "object": "list",
+        "data": data,
+        "model": body.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "system_fingerprint": FINGERPRINT,
+    }
+    return Composed(200, payload, body.model, tokens, tokens)
+
+
+def _vector(model: str, item: str | list[int], size: int) -> array[float]:
+    """A vector of unit length, in single precision, made from one input alone."""
+    noise = array("h", shake_256(encode([model, size, item])).digest(size * 2))
+    if sys.byteorder == "big":
+        noise.byteswap()
+    length = math.sqrt(sum(x * x for x in noise)) or 1.0
+    return array("f", [x / length for x in noise])
+
+
+def _little_endian(vector: array[float]) -> bytes:
+    if sys.byteorder == "big":
+        vector = vector[:]
+        vector.byteswap()
+    return vector.tobytes()
+
+
+def _moderation(raw: bytes, digest: bytes) -> Composed:
+    body = _read_moderation(raw)
+    check_not_empty("input", body.input)
+    inputs = body.input if isinstance(body.input, list) else [body.input]
+    if all(isinstance(item, dict) for item in inputs):
+        inputs = [inputs]  # parts of one input, not several inputs
+    model = body.model or "omni-moderation-latest"
+    payload = {
+        "id": "modr-" + digest.hex()[:32],
+        "model": model,
+        "results": [_moderated(digest, index) for index in range(len(inputs))],
+        "system_fingerprint": FINGERPRINT,
+    }
+    tokens = sum(_message_tokens(i if isinstance(i, (str, list)) else [i]) for i in inputs)
+    return Composed(200, payload, model, tokens, tokens)
+
+
+def _moderated(digest: bytes, index: int) -> dict[str, Any]:
+    """One result; about one input in sixteen is flagged, for harassment."""
+    is_flagged = digest[index % 32] < 16
+    scores = {name: digest[(index + place) % 32] / 25600 for place, name in enumerate(_CATEGORIES)}
+    if is_flagged:
+        scores["harassment"] = 0.9
+    return {
+        "flagged": is_flagged,
+        "categories": {name: score > 0.5 for name, score in scores.items()},
+        "category_scores": scores,
+        "category_applied_input_types": {name: ["text"] for name in _CATEGORIES},
+    }
+
+
+# --- parts ---------------------------------------------------------------------------------
+
+
+_EPOCH = 1_767_225_600  # 2026-01-01: `created` follows from the request, not from the clock
+
+
+def _created(digest: bytes) -> int:
+    return _EPOCH + int.from_bytes(digest[:3], "big")
+
+
+def _text(digest: bytes, index: int, cap: int | None, schema: Any) -> tuple[str, str]:
+    """An answer's text and `finish_reason`; with a schema the text is JSON that fits it."""
+    if schema is not None:
+        text = _json_text(schema, digest, index)
+    else:
+        sentence = _SENTENCES[digest[(4 + index) % 32] % len(_SENTENCES)]
+        text = f"[sandbox {digest.hex()[:8]}] {sentence}"
+    if cap is not None and text_tokens(text) > cap:
+        return text[: cap * 4], "length"
+    return text, "stop"
+
+
+def _json_text(schema: Any, digest: bytes, index: int) -> str:
+    return encode(example(schema, digest[(4 + index) % 32])).decode()
+
+
+_ANY_OBJECT = {
+    "type": "object",
+    "properties": {"sandbox": {"const": True}, "answer": {"type": "string"}},
+}
+
+
+def _chat_schema(wanted: dict[str, Any]) -> Any:
+    if wanted.get("type") == "json_schema":
+        return (wanted.get("json_schema") or {}).get("schema") or _ANY_OBJECT
+    return _ANY_OBJECT if wanted.get("type") == "json_object" else None
+
+
+def _response_schema(wanted: dict[str, Any]) -> Any:
+    if wanted.get("type") == "json_schema":
+        return wanted.get("schema") or _ANY_OBJECT
+    return _ANY_OBJECT if wanted.get("type") == "json_object" else None
+
+
+def _demanded_tool(
+    tools: list[dict[str, Any]] | None, choice: str | dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """The tool that must be called. Where the model may choose, the sandbox answers in words,
+    so that a loop over tool calls ends."""
+    if not tools or choice in (None, "auto", "none"):
+        return None
+    if isinstance(choice, dict):
+        name = (choice.get("function") or choice).get("name")
+        return next((t for t in tools if (t.get("function") or t).get("name") == name), None)
+    return tools[0]
+
+
+def _message_tokens(content: str | Sequence[Any] | None) -> int:
+    if content is None:
+        return MESSAGE_TOKENS
+    if isinstance(content, str):
+        return MESSAGE_TOKENS + (len(content) + 3) // 4
+    return MESSAGE_TOKENS + sum(_part_tokens(part) for part in content)
+
+
+def _part_tokens(part: Any) -> int:
+    text = part.get("text") if isinstance(part, dict) else part
+    return text_tokens(text) if isinstance(text, str) else PART_TOKENS
+
+
+def _input_tokens(item: str | list[int]) -> int:
+    return text_tokens(item) if isinstance(item, str) else len(item)
+
+
+def _cached_tokens(prompt: int) -> int:
+    """OpenAI caches prompts from 1,024 tokens in steps of 128; here the first half is cached."""
+    return prompt // 2 // 128 * 128 if prompt >= 1024 else 0
+
+
+def _reasoning_tokens(model: str, digest: bytes, cap: int | None) -> int:
+    return 64 * (digest[3] % 4) if cap is None and is_reasoning(model) else 0
+
+
+_CATEGORIES = (
+    "harassment",
+    "harassment/threatening",
+    "hate",
+    "hate/threatening",
+    "illicit",
+    "illicit/violent",
+    "self-harm",
+    "self-harm/intent",
+    "self-harm/instructions",
+    "sexual",
+    "sexual/minors",
+    "violence",
+    "violence/graphic",
+)
+
+_SENTENCES = (
+    "This is a rehearsal: no model read the request.",
+    "A simulated answer, made from the hash of the request.",
+    "Nothing was sent to a provider, and nothing was paid.",
+    "The same request gets this same answer each time.",
+    "A real model would have answered here, at greater length or not.",
+    "Made up by the sandbox. Change the base URL to ask a real model the same question.",
+    "This text stands in for an answer, so that the program around it can be tried out.",
+    "Simulated. The shape is that of a real answer, and so are the names of its fields; the words "
+    "mean nothing, and the token counts are estimates.",
+)
+
+_MAKERS: dict[str, Callable[[bytes, bytes], Composed]] = {
+    "/v1/chat/completions": _chat,
+    "/v1/completions": _completion,
+    "/v1/embeddings": _embedding,
+    "/v1/responses": _response,
+    "/v1/moderations": _moderation,
+}
