@@ -15,6 +15,7 @@ import sys
 from array import array
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from hashlib import sha256, shake_256
 from typing import Any
 
@@ -47,6 +48,7 @@ MODELS = (
     "text-embedding-3-large",
     "omni-moderation-latest",
 )
+CHAT_PATH = "/v1/chat/completions"
 FINGERPRINT = "sandbox"
 MESSAGE_TOKENS = 4
 ANSWER_TOKENS = 3
@@ -142,11 +144,14 @@ _read_completion = reader(CompletionBody)
 def _chat(raw: bytes, digest: bytes) -> Composed:
     body = _read_chat(raw)
     check_not_empty("messages", body.messages)
-    cap = body.max_completion_tokens or body.max_tokens
-    cap_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    cap, cap_name = body.max_completion_tokens, "max_completion_tokens"
+    if cap is None:
+        cap, cap_name = body.max_tokens, "max_tokens"
     check_sampling(body.model, body.n, body.temperature, cap, cap_name)
     check_reasoning_cap(body)
-    prompt = sum(_message_tokens(m.content) for m in body.messages) + ANSWER_TOKENS
+    prompt = ANSWER_TOKENS
+    for message in body.messages:
+        prompt += _message_tokens(message.content)
     choices, visible = [], 0
     for index in range(body.n or 1):
         choice, tokens = _chat_choice(body, digest, index, cap)
@@ -156,7 +161,7 @@ def _chat(raw: bytes, digest: bytes) -> Composed:
     payload = {
         "id": "chatcmpl-" + digest.hex()[:29],
         "object": "chat.completion",
-        "created": _created(digest),
+        "created": created(digest),
         "model": body.model,
         "choices": choices,
         "usage": _chat_usage(prompt, visible + reasoning, reasoning),
@@ -164,8 +169,8 @@ def _chat(raw: bytes, digest: bytes) -> Composed:
         "system_fingerprint": FINGERPRINT,
     }
     used = prompt + visible + reasoning
-    with_usage = bool((body.stream_options or {}).get("include_usage"))
     reserved = prompt + (cap or 0) * len(choices)
+    with_usage = _wants_usage(body.stream_options)
     return Composed(200, payload, body.model, reserved, used, body.stream is True, with_usage)
 
 
@@ -197,7 +202,7 @@ def _completion(raw: bytes, digest: bytes) -> Composed:
     body = _read_completion(raw)
     prompts = prompts_of("prompt", body.prompt)
     check_sampling(body.model, body.n, body.temperature, body.max_tokens, "max_tokens")
-    cap = body.max_tokens or COMPLETION_TOKENS_MAX
+    cap = COMPLETION_TOKENS_MAX if body.max_tokens is None else body.max_tokens
     prompt = sum(_input_tokens(p) for p in prompts)
     choices, visible = [], 0
     for index in range(len(prompts) * (body.n or 1)):
@@ -207,7 +212,7 @@ def _completion(raw: bytes, digest: bytes) -> Composed:
     payload = {
         "id": "cmpl-" + digest.hex()[:29],
         "object": "text_completion",
-        "created": _created(digest),
+        "created": created(digest),
         "model": body.model,
         "choices": choices,
         "usage": {
@@ -217,10 +222,13 @@ def _completion(raw: bytes, digest: bytes) -> Composed:
         },
         "system_fingerprint": FINGERPRINT,
     }
-    with_usage = bool((body.stream_options or {}).get("include_usage"))
-    reserved = prompt + cap * len(choices)
-    stream = body.stream is True
-    return Composed(200, payload, body.model, reserved, prompt + visible, stream, with_usage)
+    used, reserved = prompt + visible, prompt + cap * len(choices)
+    with_usage = _wants_usage(body.stream_options)
+    return Composed(200, payload, body.model, reserved, used, body.stream is True, with_usage)
+
+
+def _wants_usage(stream_options: dict[str, Any] | None) -> bool:
+    return stream_options is not None and stream_options.get("include_usage") is True
 
 
 def _chat_usage(prompt: int, completion: int, reasoning: int) -> dict[str, Any]:
@@ -229,12 +237,17 @@ def _chat_usage(prompt: int, completion: int, reasoning: int) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": _cached_tokens(prompt), "audio_tokens": 0},
-        "completion_tokens_details": {
-            "reasoning_tokens": reasoning,
-            "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
-        },
+        "completion_tokens_details": _completion_details(reasoning),
+    }
+
+
+@lru_cache(maxsize=16)
+def _completion_details(reasoning: int) -> dict[str, int]:
+    return {
+        "reasoning_tokens": reasoning,
+        "audio_tokens": 0,
+        "accepted_prediction_tokens": 0,
+        "rejected_prediction_tokens": 0,
     }
 
 
@@ -254,7 +267,7 @@ def _response(raw: bytes, digest: bytes) -> Composed:
     payload = {
         "id": "resp_" + digest.hex()[:48],
         "object": "response",
-        "created_at": _created(digest),
+        "created_at": created(digest),
         "status": "incomplete" if is_cut else "completed",
         "background": False,
         "error": None,
@@ -409,20 +422,23 @@ def _moderated(digest: bytes, index: int) -> dict[str, Any]:
 _EPOCH = 1_767_225_600  # 2026-01-01: `created` follows from the request, not from the clock
 
 
-def _created(digest: bytes) -> int:
+def created(digest: bytes) -> int:
+    """The time of an answer, which follows from the request too."""
     return _EPOCH + int.from_bytes(digest[:3], "big")
 
 
 def _text(digest: bytes, index: int, cap: int | None, schema: Any) -> tuple[str, str]:
     """An answer's text and `finish_reason`; with a schema the text is JSON that fits it."""
-    if schema is not None:
-        text = _json_text(schema, digest, index)
-    else:
-        sentence = _SENTENCES[digest[(4 + index) % 32] % len(_SENTENCES)]
-        text = f"[sandbox {digest.hex()[:8]}] {sentence}"
-    if cap is not None and text_tokens(text) > cap:
+    text = sentence(digest, index) if schema is None else _json_text(schema, digest, index)
+    if cap is not None and len(text) > cap * 4:
         return text[: cap * 4], "length"
     return text, "stop"
+
+
+def sentence(digest: bytes, index: int) -> str:
+    """The text of a choice: ASCII that needs no escapes in JSON."""
+    chosen = _SENTENCES[digest[(4 + index) % 32] % len(_SENTENCES)]
+    return f"[sandbox {digest[:4].hex()}] {chosen}"
 
 
 def _json_text(schema: Any, digest: bytes, index: int) -> str:
@@ -515,7 +531,7 @@ _SENTENCES = (
 )
 
 _MAKERS: dict[str, Callable[[bytes, bytes], Composed]] = {
-    "/v1/chat/completions": _chat,
+    CHAT_PATH: _chat,
     "/v1/completions": _completion,
     "/v1/embeddings": _embedding,
     "/v1/responses": _response,

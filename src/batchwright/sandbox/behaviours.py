@@ -81,7 +81,7 @@ _NUMBERED = re.compile(r"(.+)-(\d{1,9})")
 _ERRORS: dict[int, tuple[str, str | None, str]] = {
     401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided."),
     403: ("invalid_request_error", None, "You are not allowed to use this model."),
-    404: ("invalid_request_error", "model_not_found", "The model does not exist."),
+    404: ("invalid_request_error", "model_not_found", "This model or behaviour does not exist."),
     429: ("requests", "rate_limit_exceeded", "Rate limit reached."),
     500: ("server_error", None, "The server had an error while processing your request."),
     503: ("server_error", None, "The engine is currently overloaded, please try again later."),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -142,6 +143,7 @@ def check_reasoning_cap(body: ChatBody) -> None:
         )
 
 
+@lru_cache(maxsize=1024)
 def is_reasoning(model: str) -> bool:
     """Whether OpenAI's model of this name reasons before it answers."""
     return _REASONING.match(model) is not None

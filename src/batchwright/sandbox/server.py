@@ -7,6 +7,7 @@ stops while answers do not go out or too much waits, so a connection holds a bou
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import struct
@@ -20,10 +21,11 @@ from batchwright.sandbox.ledger import Ledger
 from batchwright.sandbox.options import SandboxOptions
 from batchwright.sandbox.replies import Ending, Hold, Reply, whole
 from batchwright.sandbox.upstream import Planned, Upstream, bad_request
-from batchwright.sandbox.wire import CONTINUE, WireError, Request, RequestReader
+from batchwright.sandbox.wire import CONTINUE, Request, RequestReader, WireError
 
 BACKLOG = 4096
 AHEAD_BYTES_MAX = 1024 * 1024  # sent ahead by a client whose request is being answered
+GC_THRESHOLD = 100_000  # answers are built of dicts without cycles: there is little to find
 RELEASE_PATH = "/sandbox/release"
 HELD_PATH = "/sandbox/held"
 
@@ -34,6 +36,8 @@ def run_sandbox(options: SandboxOptions) -> None:
     Prints `sandbox listening on http://HOST:PORT/v1` once it can be reached. Raises `OSError` if
     the port is taken or the ledger cannot be written.
     """
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve(options, announce=_print_ready))
 
@@ -141,10 +145,16 @@ class Connection(asyncio.Protocol):
         self._answer_waiting()
 
     def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
         if not self._is_busy:
+            request = self._reader.whole(data)
+            if request is not None and not self._has_ended:
+                self._answer(request)
+                return
+            self._reader.feed(data)
             self._answer_waiting()
-        elif self._reader.waiting_bytes > AHEAD_BYTES_MAX:
+            return
+        self._reader.feed(data)
+        if self._reader.waiting_bytes > AHEAD_BYTES_MAX:
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
@@ -219,10 +229,11 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def _finish(self, planned: Planned, keeps_alive: bool) -> None:
-        self._upstream.settle(planned, self._loop.time())
+        if planned.tokens_estimated:
+            self._upstream.settle(planned, self._loop.time())
+        if planned.reply.ending is Ending.KEEP and keeps_alive:
+            return
         match planned.reply.ending:
-            case Ending.KEEP if keeps_alive:
-                return
             case Ending.RESET:
                 self._reset()
             case Ending.HANG:

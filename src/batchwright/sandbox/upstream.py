@@ -8,12 +8,20 @@ from hashlib import sha256
 import msgspec
 
 from batchwright.sandbox import answers, behaviours
-from batchwright.sandbox.answers import Composed, compose, encode, error_payload, request_hash
+from batchwright.sandbox.answers import (
+    CHAT_PATH,
+    Composed,
+    compose,
+    encode,
+    error_payload,
+    request_hash,
+)
 from batchwright.sandbox.behaviours import Chosen
 from batchwright.sandbox.faults import Tries, fault
 from batchwright.sandbox.latency import parse_latency
 from batchwright.sandbox.limiter import Limiter, Refusal
 from batchwright.sandbox.options import SandboxOptions
+from batchwright.sandbox.quick import quick_chat
 from batchwright.sandbox.replies import Ending, Ordinary, Reply, whole
 from batchwright.sandbox.streams import events
 from batchwright.sandbox.wire import Request
@@ -68,6 +76,10 @@ class Upstream:
         if head.method != "POST" or not answers.is_endpoint(head.path):
             return Planned(_other(request, request_id))
         digest = request_hash(head.path, request.body, self._seed)
+        if head.path == CHAT_PATH and not self._is_special and not head.behaviour:
+            body = quick_chat(request.body, digest)
+            if body is not None:
+                return Planned(_ok(body, request_id), self._latency_s(digest))
         composed = compose(head.path, request.body, digest)
         if self._limiter is not None:
             refusal = self._limiter.admit(now_s, composed.model, composed.tokens_estimated)
@@ -84,14 +96,17 @@ class Upstream:
     def _reply(
         self, request: Request, composed: Composed, digest: bytes, now_s: float, request_id: str
     ) -> Reply:
-        chosen = _chosen(request.head.behaviour, composed.model)
-        if chosen is None and not composed.is_stream and not self._is_special:
+        name = _behaviour_name(request.head.behaviour, composed.model)
+        if not name and not composed.is_stream and not self._is_special:
             return _plain(composed, request_id)
         headers = _marks(request_id)
         if self._limiter is not None:
             headers |= self._limiter.headers(now_s)
         stream = events(composed) if composed.is_stream and composed.status == 200 else None
         ordinary = Ordinary(composed.status, headers, composed.payload, stream)
+        chosen = behaviours.find(name) if name else None
+        if name and chosen is None:
+            return behaviours.refusal(404, headers)
         return self._with_faults(ordinary, chosen, digest)
 
     def _with_faults(self, ordinary: Ordinary, chosen: Chosen | None, digest: bytes) -> Reply:
@@ -129,19 +144,22 @@ def _limiter(options: SandboxOptions) -> Limiter | None:
     )
 
 
-def _chosen(header: str, model: str) -> Chosen | None:
-    if header:
-        return behaviours.find(header)
-    if model.startswith(behaviours.PREFIX):
-        return behaviours.find(model.removeprefix(behaviours.PREFIX))
-    return None
+def _behaviour_name(header: str, model: str) -> str:
+    """The misbehaviour that a request asks for, or nothing."""
+    if header or not model.startswith(behaviours.PREFIX):
+        return header
+    return model.removeprefix(behaviours.PREFIX)
 
 
 def _plain(composed: Composed, request_id: str) -> Reply:
-    """A complete answer with nothing special about it: the path that must be quick."""
+    """A complete answer with nothing special about it."""
     body = encode(composed.payload)
-    if composed.status != 200:
-        return whole(composed.status, _marks(request_id), body)
+    if composed.status == 200:
+        return _ok(body, request_id)
+    return whole(composed.status, _marks(request_id), body)
+
+
+def _ok(body: bytes, request_id: str) -> Reply:
     return Reply(
         200,
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: batchwright-sandbox\r\n"

@@ -62,6 +62,16 @@ class RequestReader:
         """Add bytes as they come."""
         self._inbox += data
 
+    def whole(self, data: bytes) -> Request | None:
+        """The request that `data` is, if it is just one and nothing waits; else feed it."""
+        if self._inbox or self._head is not None:
+            return None
+        end = data.find(b"\r\n\r\n")
+        head = _HEADS.get(data[:end])
+        if head is None or head.is_chunked or len(data) - end - 4 != head.size_bytes:
+            return None
+        return Request(head, data[end + 4 :])
+
     def next(self) -> Request | None:
         """The next whole request. Raises `WireError`."""
         head = self._head
