@@ -32,6 +32,7 @@ class SandboxProcess:
         cpu: int | None = None,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="sandbox-")
+        self._errors = Path(self._folder.name) / "stderr"
         self._with_ledger = with_ledger
         self.ledger_path = ledger_path or Path(self._folder.name) / "ledger.jsonl"
         ledger = ["--ledger", str(self.ledger_path)] if with_ledger else []
@@ -44,19 +45,23 @@ class SandboxProcess:
         """Start the process and wait for its ready line."""
         source = str(Path(__file__).resolve().parents[2] / "src")
         paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
-            self._command,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        )
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                self._command,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            )
         if self._cpu is not None:
             os.sched_setaffinity(self._process.pid, {self._cpu})
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line.startswith(READY):
-            self.stop()
-            raise RuntimeError(f"the sandbox did not start: {line!r}")
+            code = self.stop()
+            text = self._errors.read_text()
+            self._folder.cleanup()
+            raise RuntimeError(f"the sandbox did not start: exit code {code}, {line}{text}")
         self.base_url = line.removeprefix(READY).strip()
         return self
 
@@ -65,7 +70,11 @@ class SandboxProcess:
         assert self._process is not None
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        code = self._process.wait(timeout=10)
+        try:
+            code = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
         return code

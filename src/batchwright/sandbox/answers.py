@@ -185,15 +185,15 @@ def _chat_choice(
         "annotations": [],
     }
     if tool := _demanded_tool(body.tools, body.tool_choice):
-        function = tool.get("function") or {}
+        function = _dict(tool.get("function"))
         arguments = _json_text(function.get("parameters"), digest, index)
         call = {"name": function.get("name", ""), "arguments": arguments}
         call_id = f"call_{digest.hex()[:22]}{index:02d}"
         message["tool_calls"] = [{"id": call_id, "type": "function", "function": call}]
         finish, tokens = "tool_calls", text_tokens(arguments)
     else:
-        wanted = body.response_format
-        message["content"], finish = _text(digest, index, cap, wanted and _chat_schema(wanted))
+        schema = _chat_schema(body.response_format)
+        message["content"], finish = _text(digest, index, cap, schema)
         tokens = text_tokens(message["content"])
     return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}, tokens
 
@@ -289,7 +289,10 @@ def _response(raw: bytes, digest: bytes) -> Composed:
         "truncation": "disabled",
         "usage": {
             "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": _cached_tokens(prompt)},
+            "input_tokens_details": {
+                "cached_tokens": _cached_tokens(prompt),
+                "cache_write_tokens": 0,
+            },
             "output_tokens": visible + reasoning,
             "output_tokens_details": {"reasoning_tokens": reasoning},
             "total_tokens": prompt + visible + reasoning,
@@ -317,8 +320,8 @@ def _response_output(
             "name": tool.get("name", ""),
         }
         return item, text_tokens(arguments), False
-    wanted = (body.text or {}).get("format")
-    text, finish = _text(digest, 0, cap, wanted and _response_schema(wanted))
+    wanted = _dict(_dict(body.text).get("format"))
+    text, finish = _text(digest, 0, cap, _response_schema(wanted))
     is_cut = finish == "length"
     item = {
         "id": "msg_" + digest.hex()[:48],
@@ -442,7 +445,10 @@ def sentence(digest: bytes, index: int) -> str:
 
 
 def _json_text(schema: Any, digest: bytes, index: int) -> str:
-    return encode(example(schema, digest[(4 + index) % 32])).decode()
+    try:
+        return encode(example(schema, digest[(4 + index) % 32])).decode()
+    except ValueError as error:
+        raise UsageError(f"Invalid schema: {error}", code="invalid_json_schema") from error
 
 
 _ANY_OBJECT = {
@@ -451,9 +457,11 @@ _ANY_OBJECT = {
 }
 
 
-def _chat_schema(wanted: dict[str, Any]) -> Any:
+def _chat_schema(wanted: dict[str, Any] | None) -> Any:
+    if wanted is None:
+        return None
     if wanted.get("type") == "json_schema":
-        return (wanted.get("json_schema") or {}).get("schema") or _ANY_OBJECT
+        return _dict(wanted.get("json_schema")).get("schema") or _ANY_OBJECT
     return _ANY_OBJECT if wanted.get("type") == "json_object" else None
 
 
@@ -471,9 +479,18 @@ def _demanded_tool(
     if not tools or choice in (None, "auto", "none"):
         return None
     if isinstance(choice, dict):
-        name = (choice.get("function") or choice).get("name")
-        return next((t for t in tools if (t.get("function") or t).get("name") == name), None)
+        name = _tool_name(choice)
+        return next((tool for tool in tools if _tool_name(tool) == name), None)
     return tools[0]
+
+
+def _tool_name(tool: dict[str, Any]) -> Any:
+    """Chat nests it in `function`, Responses does not."""
+    return (_dict(tool.get("function")) or tool).get("name")
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _message_tokens(content: str | Sequence[Any] | None) -> int:

@@ -206,7 +206,7 @@ def check_embedding(body: EmbeddingBody, token_counts: list[int]) -> None:
 
 
 _REASONING = re.compile(r"(gpt-5(?!-chat)|o[134](-|$))")
-_SHAPE = re.compile(r"Expected `(?P<want>.+)`, got `(?P<got>.+)`(?: - at `(?P<where>.+)`)?")
+_SHAPE = re.compile(r"Expected `(?P<want>[^`]+)`, got `(?P<got>[^`]+)`(?: - at `(?P<where>.+)`)?")
 _MISSING = re.compile(r"missing required field `(?P<name>.+?)`(?: - at `(?P<where>.+)`)?")
 _NAMES = {
     "str": "a string",
@@ -240,8 +240,8 @@ def _refuse_shape(problem: str) -> NoReturn:
 
 
 def _field(where: str | None, name: str = "") -> str:
-    """`$.messages[...].role` as OpenAI writes it; msgspec does not tell the index."""
-    outer = (where or "$").removeprefix("$").removeprefix(".").replace("[...]", "[]")
+    """`$.messages[0].role` as OpenAI writes it."""
+    outer = (where or "$").removeprefix("$").removeprefix(".")
     return ".".join(part for part in (outer, name) if part)
 
 

@@ -28,34 +28,34 @@ class SandboxTransport:
 
     async def send(self, call: Call) -> Answer:
         """The whole answer, also to a body that asks for a stream. See `Transport`."""
-        composed = await self._answer_in_time(call)
+        composed, request_id = await self._answer_in_time(call)
         body = encode(composed.payload)
         if len(body) > call.answer_bytes_max:
             raise AnswerTooLarge(f"the answer has more than {call.answer_bytes_max:,} bytes")
-        return Answer(composed.status, _headers("application/json"), body)
+        return Answer(composed.status, _headers("application/json", request_id), body)
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[SandboxStream]:
         """Server-sent events where the body asks for them, else the answer in one piece."""
-        composed = await self._answer_in_time(call)
+        composed, request_id = await self._answer_in_time(call)
         if composed.is_stream and composed.status == 200:
-            headers = _headers("text/event-stream; charset=utf-8")
+            headers = _headers("text/event-stream; charset=utf-8", request_id)
             yield SandboxStream(200, headers, events(composed))
         else:
             body = encode(composed.payload)
-            yield SandboxStream(composed.status, _headers("application/json"), [body])
+            yield SandboxStream(composed.status, _headers("application/json", request_id), [body])
 
     async def close(self) -> None:
         """There is nothing to close."""
 
-    async def _answer_in_time(self, call: Call) -> Composed:
+    async def _answer_in_time(self, call: Call) -> tuple[Composed, str]:
         path = _path(call.url)
         digest = request_hash(path, call.body, self._seed)
         latency_s = self._latency.draw_s(int.from_bytes(digest[16:22], "big") / 2**48)
         await asyncio.sleep(min(latency_s, call.timeout_s))
         if latency_s > call.timeout_s:
             raise Ambiguous(f"no answer within {call.timeout_s:g} s")
-        return compose(path, call.body, digest)
+        return compose(path, call.body, digest), "req_sandbox_" + digest.hex()[:20]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,5 +79,9 @@ def _path(url: str) -> str:
     return mark + tail if mark else path
 
 
-def _headers(content_type: str) -> dict[str, str]:
-    return {"content-type": content_type, "server": "batchwright-sandbox"}
+def _headers(content_type: str, request_id: str) -> dict[str, str]:
+    return {
+        "content-type": content_type,
+        "server": "batchwright-sandbox",
+        "x-request-id": request_id,
+    }
