@@ -1,7 +1,7 @@
 """The transport of the builtin models: what others send over a socket is computed here.
 
 Small calls are computed on the event loop, where they take less time than a change of thread;
-the rest, and all that needs the lexicon before it is loaded, on one thread beside it.
+large ones and all for `builtin/sentiment`, which is slower by far, on one thread beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import msgspec
 
 from batchwright.domain.errors import Ambiguous, AnswerTooLarge, NotFound, NotSent, UsageError
 from batchwright.providers.base import Answer, Call
-from batchwright.providers.builtin import sentiment
 from batchwright.providers.builtin.answers import (
     answer_text,
     embedding_body,
@@ -108,9 +107,7 @@ class BuiltinTransport:
 
 
 def _is_small(call: Call) -> bool:
-    if len(call.body) > INLINE_BYTES_MAX:
-        return False
-    return b"sentiment" not in call.body or sentiment.is_loaded()
+    return len(call.body) <= INLINE_BYTES_MAX and b"sentiment" not in call.body
 
 
 def _answer_whole(call: Call, created: int) -> Answer:
