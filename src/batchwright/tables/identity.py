@@ -1,0 +1,105 @@
+"""What makes two runs the same run: only then may one go on where the other stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchwright.domain.errors import Damaged, UsageError
+
+_TEXT_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """Everything that decides which requests a run sends."""
+
+    input_size_bytes: int
+    input_sha256: str  # hex
+    prompt: str | None = None  # the text of the template, not the name of its file
+    system: str | None = None
+    model: str | None = None
+    embed: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+
+    def to_json(self) -> bytes:
+        """One JSON object; equal identities give equal bytes."""
+        return msgspec.json.encode(asdict(self), order="sorted")
+
+    @classmethod
+    def from_json(cls, data: bytes) -> RunIdentity:
+        """The identity that `to_json` wrote. Raises `Damaged` for anything else."""
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise Damaged(f"the identity of the run cannot be read: {exc}") from exc
+
+    def differences(self, earlier: RunIdentity) -> list[str]:
+        """What differs from an earlier run, a plain sentence each; empty if nothing does."""
+        return [
+            *self._input_difference(earlier),
+            *_changed("prompt", earlier.prompt, self.prompt),
+            *_changed("system message", earlier.system, self.system),
+            *_changed("model", earlier.model, self.model),
+            *_changed("column to embed", earlier.embed, self.embed),
+            *self._param_differences(earlier),
+            *_changed("limit", earlier.limit, self.limit),
+        ]
+
+    def _input_difference(self, earlier: RunIdentity) -> list[str]:
+        if self.input_size_bytes != earlier.input_size_bytes:
+            return [
+                f"The input has changed: it was {earlier.input_size_bytes:,} bytes long and "
+                f"is {self.input_size_bytes:,} now."
+            ]
+        if self.input_sha256 != earlier.input_sha256:
+            return ["The input has changed: it has the same length but other content."]
+        return []
+
+    def _param_differences(self, earlier: RunIdentity) -> list[str]:
+        ours, theirs = _json_values(self.params), _json_values(earlier.params)
+        return [
+            sentence
+            for name in sorted(ours.keys() | theirs.keys())
+            for sentence in _changed(f"parameter {name}", theirs.get(name), ours.get(name))
+        ]
+
+
+def hash_file(path: Path) -> tuple[int, str]:
+    """The size in bytes and the SHA-256 (hex) of a file."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return file.tell(), digest
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+
+
+def _json_values(params: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: msgspec.json.encode(value, order="sorted").decode() for name, value in params.items()
+    }
+
+
+def _changed(what: str, before: str | int | None, now: str | int | None) -> list[str]:
+    if before == now:
+        return []
+    if before is None:
+        return [f"The {what} is {_shown(now)} now; there was none."]
+    if now is None:
+        return [f"The {what} was {_shown(before)}; there is none now."]
+    return [f"The {what} was {_shown(before)} and is {_shown(now)} now."]
+
+
+def _shown(value: str | int | None) -> str:
+    text = str(value)
+    if not isinstance(value, str):
+        return text
+    text = " ".join(text.split())
+    return f'"{text[:_TEXT_SHOWN]}…"' if len(text) > _TEXT_SHOWN else f'"{text}"'

@@ -1,0 +1,176 @@
+"""Rows to batch requests: one line of JSON each, written in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import msgspec
+
+from batchwright.domain.errors import UsageError
+from batchwright.tables.inputs import InputForm
+from batchwright.tables.lines import read_lines
+from batchwright.tables.prompts import compile_prompt, require_column
+from batchwright.tables.table import Table
+
+CHAT_URL = "/v1/chat/completions"
+EMBEDDINGS_URL = "/v1/embeddings"
+
+_OWN_PARAMS = {
+    "model": "--model",
+    "messages": "--prompt and --system",
+    "input": "--embed",
+}
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPlan:
+    """What is asked about each row. Either `prompt` or `embed` is set.
+
+    Raises `UsageError` for anything else, and for a parameter that has an option of its own.
+    """
+
+    model: str
+    prompt: str | None = None  # the template, as `read_prompt` gives it
+    system: str | None = None  # a system message, taken as it is: no columns in it
+    embed: str | None = None  # the column to embed
+    params: Mapping[str, Any] = field(default_factory=dict)  # further fields of the body
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise UsageError("rows need a model: --model NAME", param="model")
+        if (self.prompt is None) == (self.embed is None):
+            raise UsageError(
+                'rows need either a prompt (--prompt "Classify: {column}") or a column to embed '
+                "(--embed column)"
+            )
+        if self.embed is not None and self.system is not None:
+            raise UsageError("--system goes with --prompt, not with --embed", param="system")
+        for name, option in _OWN_PARAMS.items():
+            if name in self.params:
+                raise UsageError(f"--param {name}: use {option}", param=name)
+        if self.params.get("stream"):
+            raise UsageError("--param stream: an answer is one line of a file", param="stream")
+
+    @property
+    def url(self) -> str:
+        """The endpoint that every request goes to."""
+        return CHAT_URL if self.embed is None else EMBEDDINGS_URL
+
+
+@dataclass(frozen=True, slots=True)
+class RowsWritten:
+    """What was written to the request file."""
+
+    count: int
+    size_bytes: int
+    first: bytes | None  # the first request, without its line end
+
+
+def write_requests(table: Table, plan: RequestPlan, out: BinaryIO) -> RowsWritten:
+    """Write one request line for each row of `table`.
+
+    Raises `UsageError` before anything is written if the prompt does not fit the columns.
+    """
+    return _write_lines(request_lines(table, plan), out)
+
+
+def copy_requests(
+    form: InputForm, out: BinaryIO, *, model: str | None = None, limit: int | None = None
+) -> RowsWritten:
+    """Copy the first `limit` requests of a batch-form file, with another model if given.
+
+    Blank lines stay, so that the line numbers in later messages are those of the input.
+    Lines are not validated: that is the engine's part.
+    """
+    lines = _first_requests(read_lines(form.path, keep_blank=True), limit)
+    if model is not None:
+        lines = (override_model(line, model) if line.strip() else line for line in lines)
+    return _write_lines(lines, out)
+
+
+def request_lines(table: Table, plan: RequestPlan) -> Iterator[bytes]:
+    """The request of each row, without line ends. The `custom_id` is `row-1` and so on."""
+    if plan.embed is not None:
+        require_column(plan.embed, table.columns, asked_by="--embed")
+        return _lines(table, (plan.embed,), lambda cells: cells[0] or "", plan)
+    prompt = compile_prompt(plan.prompt or "", table.columns)
+    return _lines(table, prompt.columns, prompt.render, plan)
+
+
+def override_model(line: bytes, model: str) -> bytes:
+    """The request line with another model; all other values stay byte for byte.
+
+    A line that is no request is returned unchanged, for the validation to report.
+    """
+    try:
+        request = _OBJECT.decode(line)
+        body = _OBJECT.decode(request["body"])
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
+        return line
+    body["model"] = msgspec.Raw(msgspec.json.encode(model))
+    request["body"] = msgspec.Raw(msgspec.json.encode(body))
+    return msgspec.json.encode(request)
+
+
+def parse_param(argument: str) -> tuple[str, Any]:
+    """`NAME=VALUE` of `--param`: the value is JSON where it reads as JSON, else text."""
+    name, equals, value = argument.partition("=")
+    if not name or not equals:
+        raise UsageError(f'--param {argument}: NAME=VALUE is expected, as in "seed=7"')
+    try:
+        return name, msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return name, value
+
+
+def _lines(
+    table: Table,
+    columns: Sequence[str],
+    content_of: Callable[[Sequence[str | None]], str],
+    plan: RequestPlan,
+) -> Iterator[bytes]:
+    encode = msgspec.json.Encoder().encode
+    head, tail = _around_content(plan)
+    for number, cells in enumerate(table.texts(columns), start=1):
+        yield b'{"custom_id":"row-%d",%b%b%b' % (number, head, encode(content_of(cells)), tail)
+
+
+def _around_content(plan: RequestPlan) -> tuple[bytes, bytes]:
+    """What stands before and behind the only part that differs between rows."""
+    encode = msgspec.json.encode
+    params = b"".join(
+        b",%b:%b" % (encode(name), encode(value)) for name, value in plan.params.items()
+    )
+    head = b'"method":"POST","url":%b,"body":{"model":%b' % (encode(plan.url), encode(plan.model))
+    if plan.embed is not None:
+        return head + b',"input":', params + b"}}"
+    system = b""
+    if plan.system is not None:
+        system = b'{"role":"system","content":%b},' % encode(plan.system)
+    messages = b',"messages":[' + system + b'{"role":"user","content":'
+    return head + messages, b"}]" + params + b"}}"
+
+
+def _first_requests(lines: Iterator[tuple[int, bytes]], limit: int | None) -> Iterator[bytes]:
+    requests = 0
+    for _, line in lines:
+        if limit is not None and requests >= limit:
+            return
+        requests += bool(line.strip())
+        yield line
+
+
+def _write_lines(lines: Iterator[bytes], out: BinaryIO) -> RowsWritten:
+    count = size_bytes = 0
+    first: bytes | None = None
+    for line in lines:
+        out.write(line)
+        out.write(b"\n")
+        if line.strip():
+            count += 1
+            first = first or line
+        size_bytes += len(line) + 1
+    return RowsWritten(count, size_bytes, first)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from batchwright.domain.errors import Damaged, UsageError
+from batchwright.tables import RunIdentity, hash_file
+
+RUN = RunIdentity(10, "ab", prompt="{a}", model="m", params={"seed": 7, "stop": ["x"]})
+
+
+def test_an_identity_survives_its_json() -> None:
+    assert RunIdentity.from_json(RUN.to_json()) == RUN
+    assert RUN.differences(RunIdentity.from_json(RUN.to_json())) == []
+
+
+def test_the_order_of_parameters_does_not_matter() -> None:
+    other = replace(RUN, params={"stop": ["x"], "seed": 7})
+
+    assert other.to_json() == RUN.to_json()
+
+
+def test_what_differs_is_said_in_sentences() -> None:
+    now = RunIdentity(12, "cd", prompt="{b}", system="s", params={"seed": 8, "n": 1}, limit=3)
+
+    assert now.differences(RUN) == [
+        "The input has changed: it was 10 bytes long and is 12 now.",
+        'The prompt was "{a}" and is "{b}" now.',
+        'The system message is "s" now; there was none.',
+        'The model was "m"; there is none now.',
+        'The parameter n is "1" now; there was none.',
+        'The parameter seed was "7" and is "8" now.',
+        'The parameter stop was "["x"]"; there is none now.',
+        "The limit is 3 now; there was none.",
+    ]
+
+
+def test_other_content_of_the_same_length_is_noticed() -> None:
+    assert "other content" in replace(RUN, input_sha256="zz").differences(RUN)[0]
+
+
+def test_a_long_prompt_is_shortened() -> None:
+    assert "…" in replace(RUN, prompt="x" * 500).differences(RUN)[0]
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"input_size_bytes":"x"}'])
+def test_what_is_no_identity_is_damage(data: bytes) -> None:
+    with pytest.raises(Damaged):
+        RunIdentity.from_json(data)
+
+
+def test_a_file_is_hashed(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abc")
+
+    assert hash_file(tmp_path / "f") == (3, hashlib.sha256(b"abc").hexdigest())
+    with pytest.raises(UsageError):
+        hash_file(tmp_path / "none")
