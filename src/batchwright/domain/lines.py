@@ -1,0 +1,102 @@
+"""Physical lines of a file that arrives in chunks.
+
+A line ends with the byte `\\n` and with nothing else: U+2028, U+0085, VT and a lone CR are
+content. One CR before the `\\n` and one byte-order mark at the start of the file are dropped.
+Lines of white space alone are skipped but counted, so that numbers are those of an editor.
+The last line needs no end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+LINE_BYTES_MAX = 16 * 2**20
+_BOM = b"\xef\xbb\xbf"
+# What a line may have beside its content: the mark before it and the CR behind it.
+_FRAME_BYTES = len(_BOM) + 1
+
+
+class Line(NamedTuple):
+    """One line: `number` from 1, `offset` of the first byte of its `content` in the file.
+
+    `content` is None where the line is longer than the limit; `offset` is then where it starts.
+    """
+
+    number: int
+    offset: int
+    content: bytes | None
+
+
+class LineSplitter:
+    """Cuts chunks of any size into lines; holds one line at most, never one over the limit.
+
+    To start inside a file, give the `offset` of the start of a line and its `number`.
+    `count` is the number of lines begun so far (after `finish`: of all lines).
+    """
+
+    __slots__ = ("_next_number", "_offset", "_pending", "_pending_bytes", "line_bytes_max")
+
+    def __init__(
+        self, *, line_bytes_max: int = LINE_BYTES_MAX, offset: int = 0, number: int = 1
+    ) -> None:
+        self.line_bytes_max = line_bytes_max
+        self._offset = offset
+        self._next_number = number
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+
+    @property
+    def count(self) -> int:
+        """The number of the last line begun; 0 before the first byte."""
+        return self._next_number - (0 if self._pending_bytes else 1)
+
+    def feed(self, chunk: bytes) -> Iterator[Line]:
+        """Yield the lines that `chunk` completes; run it to its end before the next call."""
+        first, *rest = chunk.split(b"\n")
+        self._hold(first)
+        if not rest:
+            return
+        yield from self._release(1)
+        tail = rest.pop()
+        for content in rest:
+            if content and not content.isspace():
+                yield self._line(content, self._offset)
+            self._offset += len(content) + 1
+            self._next_number += 1
+        self._hold(tail)
+
+    def finish(self) -> Iterator[Line]:
+        """Yield the last line where no `\\n` ended it."""
+        if self._pending_bytes:
+            yield from self._release(0)
+
+    def _hold(self, part: bytes) -> None:
+        self._pending_bytes += len(part)
+        if self._pending_bytes > self.line_bytes_max + _FRAME_BYTES:
+            self._pending.clear()
+        elif part:
+            self._pending.append(part)
+
+    def _release(self, end_bytes: int) -> Iterator[Line]:
+        if self._pending_bytes > self.line_bytes_max + _FRAME_BYTES:
+            yield Line(self._next_number, self._offset, None)
+        else:
+            content = b"".join(self._pending)
+            offset = self._offset
+            if offset == 0 and content.startswith(_BOM):
+                content = content[len(_BOM) :]
+                offset = len(_BOM)
+            if content and not content.isspace():
+                yield self._line(content, offset)
+        self._offset += self._pending_bytes + end_bytes
+        self._next_number += 1
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    def _line(self, content: bytes, offset: int) -> Line:
+        if content.endswith(b"\r"):
+            content = content[:-1]
+        if len(content) > self.line_bytes_max:
+            return Line(self._next_number, self._offset, None)
+        return Line(self._next_number, offset, content)

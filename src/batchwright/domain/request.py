@@ -1,0 +1,70 @@
+"""A request: one line of an input file, as it is sent."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import msgspec
+
+from batchwright.domain.strict_json import keys
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of a validated input file."""
+
+    line: int  # 1-based, counts blank lines too
+    custom_id: str
+    url: str
+    body: bytes  # the JSON object, byte for byte as it stands in the file
+    model: str  # empty where the body names none (an endpoint with a default)
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    custom_id: str
+    url: str
+    body: msgspec.Raw
+
+
+class _Named(msgspec.Struct, gc=False):
+    model: str = ""
+
+
+class _NamedRaw(msgspec.Struct, gc=False):
+    model: msgspec.Raw = msgspec.Raw()
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_named = msgspec.json.Decoder(_Named).decode
+_decode_named_raw = msgspec.json.Decoder(_NamedRaw).decode
+_SPACE = re.compile(rb"[ \t\r\n]*")
+
+
+def parse_request(line_number: int, raw: bytes) -> Request:
+    """Read a line that has passed validation; raises `msgspec.DecodeError` on any other."""
+    envelope = _decode_envelope(raw)
+    body = bytes(envelope.body)
+    return Request(line_number, envelope.custom_id, envelope.url, body, _decode_named(body).model)
+
+
+def with_model(body: bytes, model: str, new_model: str) -> bytes:
+    """`body` with `new_model` as the value of its top-level `model`, every other byte kept.
+
+    `body` is a validated JSON object. It comes back as it is where the names are equal, and
+    where it has no `model`.
+    """
+    if model == new_model:
+        return body
+    value = bytes(_decode_named_raw(body).model)
+    if not value:
+        return body
+    start = body.find(value) if body.count(value) == 1 else _model_offset(body)
+    return body[:start] + msgspec.json.encode(new_model) + body[start + len(value) :]
+
+
+def _model_offset(body: bytes) -> int:
+    """Where the value of the top-level `model` starts."""
+    behind_colon = next(offset for key, offset in keys(body) if key == "model")
+    space = _SPACE.match(body, behind_colon)
+    return space.end() if space else behind_colon

@@ -1,0 +1,245 @@
+"""Strict reading of JSON that is forwarded as it came.
+
+What is refused, anywhere in a text: bytes that are not UTF-8, anything but one JSON value
+(RFC 8259, so no `NaN`, no control characters in strings), nesting deeper than 100, half of a
+surrogate pair, and a number beyond the range of a double, which a reader would take for
+infinity: `1e400` as well as an integer of 400 digits. A key given twice is refused in the
+objects that we read ourselves (the line and its `body`); deeper ones are the provider's.
+
+How it is quick: nothing but those two objects is built. `msgspec` walks over what it is told
+to leave raw and checks grammar and surrogates on the way, at 2 GB/s, but neither UTF-8 nor
+range nor depth (it gives up at about 1,000 levels). These have cheap bounds that nearly
+every line meets; only a line that does not is looked at without its strings, exactly. Every
+step is linear, none recurses, and beyond copies of the line none holds more than a window.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+DEPTH_MAX: Final = 100
+KEYS_MAX: Final = 1_000
+_KEY_CHARS_SHOWN: Final = 64
+
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_raw = msgspec.json.Decoder(Raw).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+class BadJson(ValueError):  # noqa: N818 -- named by what the text is
+    """The text breaks a rule of this module; `reason` completes "the line is …"."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class DuplicateKey(BadJson):
+    """`key` (its start) stands twice in an object that we read."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"ambiguous: it has the key {key[:_KEY_CHARS_SHOWN]!r} twice")
+        self.key = key[:_KEY_CHARS_SHOWN]
+
+
+def check(line: bytes) -> None:
+    """Raise `BadJson` unless `line` is strict JSON, with `body` at its top held to it too."""
+    body = (read(line) or {}).get("body")
+    if body is not None:
+        members(bytes(body))
+
+
+def read(line: bytes) -> dict[str, Raw] | None:
+    """Check all of `line`; return the members of its object, None where it is another value.
+
+    Raises `BadJson`. The members share the memory of `line`.
+    """
+    _check_utf8(line)
+    try:
+        found = members(line)
+        if found is None:
+            _decode_raw(line)
+    except RecursionError:
+        raise BadJson(_TOO_DEEP) from None
+    except msgspec.DecodeError as error:
+        raise BadJson(_grammar_reason(line, error)) from None
+    _check_depth_and_range(line)
+    return found
+
+
+def members(text: bytes) -> dict[str, Raw] | None:
+    """The members of the JSON object `text`, undecoded; None where it is another value.
+
+    Raises `BadJson` for a key given twice and for more than 1,000 keys. What is inside the
+    values is not checked: for a part of a text that `read` has checked.
+    """
+    if len(text) > _MANY_BYTES and text.count(b":") > _MANY_KEYS:
+        _check_keys(text)
+    try:
+        found = _decode_members(text)
+    except msgspec.ValidationError:
+        return None
+    if len(found) > KEYS_MAX or not _is_surely_unique(text, found):
+        _check_keys(text)
+    return found
+
+
+def keys(text: bytes) -> Iterator[tuple[str, int]]:
+    """Each key at the top of the object `text` with the offset behind its colon, in order."""
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        first = token[0][:1]
+        if first == b'"':
+            if depth == 1 and token[1]:
+                yield _decode_text(token[0][:-1].rstrip()), token.end()
+        elif first in b"[{":
+            depth += 1
+        else:
+            depth -= 1
+
+
+# UTF-8 and grammar
+
+
+def _check_utf8(line: bytes) -> None:
+    if line.isascii():
+        return
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        raise BadJson(f"not UTF-8: {error.reason} (byte {error.start})") from None
+
+
+_TOO_DEEP = f"nested deeper than {DEPTH_MAX} levels"
+_SURROGATE = re.compile(
+    rb"(?:^|[^\\])(?:\\\\)*+"
+    rb"(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|\\u[dD][c-fC-F])"
+)
+
+
+def _grammar_reason(line: bytes, error: msgspec.DecodeError) -> str:
+    text = str(error).removeprefix("JSON is malformed: ")
+    if "surrogate" in text or ("truncated" in text and _SURROGATE.search(line)):
+        return "not valid text: a \\u escape is half of a surrogate pair"
+    return f"not valid JSON: {text[:1].lower()}{text[1:]}"
+
+
+# Keys
+
+_MANY_BYTES = 64 * 2**10
+_MANY_KEYS = 20_000
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"(?:[ \t\r\n]*+(:))?+|[\[{}\]]')
+
+
+def _is_surely_unique(text: bytes, found: dict[str, Raw]) -> bool:
+    """Whether what `found` does not account for is too little to hold a dropped member.
+
+    A member takes its key, its value and `"":` and a comma. What is left over is white space
+    or members that a later one of the same key replaced, each of at least `,"key":0`. Where
+    there is more white space than that, quotes are counted: a dropped member has two.
+    """
+    if not found:
+        return True
+    kept_bytes = sum(map(len, found)) + sum(map(len, found.values())) + 4 * len(found) + 1
+    if len(text) - kept_bytes < 5 + min(map(len, found)):
+        return True
+    kept_quotes = 2 * len(found) + sum(bytes(value).count(b'"') for value in found.values())
+    return text.count(b'"') == kept_quotes
+
+
+def _check_keys(text: bytes) -> None:
+    seen: set[str] = set()
+    for key, _ in keys(text):
+        if key in seen:
+            raise DuplicateKey(key)
+        seen.add(key)
+        if len(seen) > KEYS_MAX:
+            raise BadJson(f"too wide: an object has more than {KEYS_MAX:,} keys")
+
+
+# Depth and range
+
+# A number overflows through an exponent of three digits or more, or through more digits
+# before the point than this (155 + 154 > 308).
+_DIGITS_MAX = 154
+_STRIDE = 8
+_SAMPLED_RUN = b"0" * (_DIGITS_MAX // _STRIDE)
+_NUMBER = re.compile(rb"[0-9][0-9.]*+(?:[eE][+-]?+[0-9]++)?+")
+_STRUCTURE = b'[]{}"'
+_ESCAPES = b"\\/bfnrtu"
+_NO_STRUCTURE = bytes(set(range(256)) - set(_STRUCTURE))
+_NEITHER_STRUCTURE_NOR_ESCAPE = bytes(set(_NO_STRUCTURE) - set(_ESCAPES))
+_ONE_BRACKET = bytes.maketrans(b"{}", b"[]")
+_WINDOW_BYTES = 64 * 2**10
+
+
+def _digit_classes() -> bytes:
+    table = bytearray(b" " * 256)
+    for byte in b"0123456789+":
+        table[byte] = ord("0")
+    for byte in b"eE":
+        table[byte] = ord("e")
+    return bytes(table)
+
+
+_DIGIT_CLASSES = _digit_classes()
+
+
+def _check_depth_and_range(line: bytes) -> None:
+    """Check what the walk over raw values does not; `line` is valid JSON."""
+    if line.count(b"{") + line.count(b"[") > DEPTH_MAX:
+        _check_depth(line)
+    if _may_overflow(line):
+        _check_range(outside_strings(line))
+
+
+def _may_overflow(text: bytes) -> bool:
+    classes = text.translate(_DIGIT_CLASSES)
+    # A run of digits that is too long shows as a run in every eighth byte too.
+    return b"0e000" in classes or _SAMPLED_RUN in classes[::_STRIDE]
+
+
+def outside_strings(line: bytes) -> bytes:
+    """The checked JSON text `line` without its strings: brackets, numbers, commas, colons."""
+    line = _without_escaped_quotes(line)
+    outside: list[bytes] = []
+    is_inside = 0
+    for start in range(0, len(line), _WINDOW_BYTES):
+        parts = line[start : start + _WINDOW_BYTES].split(b'"')
+        outside.append(b"".join(parts[is_inside::2]))
+        is_inside ^= (len(parts) - 1) & 1
+    return b"".join(outside)
+
+
+def _without_escaped_quotes(line: bytes) -> bytes:
+    """After this, each quote opens or closes a string."""
+    if b"\\" not in line:
+        return line
+    return line.replace(b"\\\\", b"").replace(b'\\"', b"")
+
+
+def _check_depth(line: bytes) -> None:
+    """Take the innermost pairs away, once for each level."""
+    escapes_kept = line.translate(_ONE_BRACKET, _NEITHER_STRUCTURE_NOR_ESCAPE)
+    structure = _without_escaped_quotes(escapes_kept).translate(None, _NO_STRUCTURE)
+    # Most strings hold no bracket and are two quotes now; no pair of quotes, not even of two
+    # neighbours, parts a bracket from its side of a string.
+    brackets = outside_strings(structure.replace(b'""', b""))
+    for _ in range(DEPTH_MAX):
+        if not brackets:
+            return
+        brackets = brackets.replace(b"[]", b"")
+    if brackets:
+        raise BadJson(_TOO_DEEP)
+
+
+def _check_range(outside: bytes) -> None:
+    for number in _NUMBER.finditer(outside):
+        if math.isinf(float(number[0])):
+            raise BadJson(f"not finite: the number {number[0][:32].decode()} is out of range")

@@ -1,0 +1,433 @@
+"""Validation of an input file: every rule, every bad line, in one pass over its chunks.
+
+The rules are those of section 3.1 to 3.3 of the Batch API contract: the envelope of a line
+(`custom_id`, `method`, `url`, `body`), what the endpoint requires of the body, limits of the
+file, and models that somebody serves. A line has one error at most, the first that it meets.
+Only where requests go and what they are called is ours to judge; the rest of a body is the
+provider's and goes out as it came.
+
+A `Validator` is plain state and does no I/O. `feed` is called with chunks of about 1 MiB from a
+thread: no step holds the interpreter longer than a walk over one line takes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from batchwright.domain.batch_error import BatchError
+from batchwright.domain.lines import LINE_BYTES_MAX, Line, LineSplitter
+from batchwright.domain.strict_json import BadJson, DuplicateKey, members, outside_strings, read
+
+CUSTOM_ID_BYTES_MAX: Final = 512
+ERRORS_MAX: Final = 1_000
+INDEX_STRIDE: Final = 4_096
+
+ResolveModel = Callable[[str, str], str | None]
+"""Given a model and an endpoint: None where somebody serves it there, else what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationRules:
+    """What a file must keep to, beside the form of its lines. None: no limit."""
+
+    endpoint: str  # as in the batch: `/v1/chat/completions`
+    requests_max: int | None = 50_000
+    embedding_inputs_max: int | None = 50_000  # over all lines of a batch of embeddings
+    line_bytes_max: int = LINE_BYTES_MAX
+    one_model_per_file: bool = False
+    default_model: str | None = None  # for a line whose body names none
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """What one pass over the file found. The file is valid where `errors` is empty."""
+
+    errors: tuple[BatchError, ...]  # of the file, then of its lines in order, 1,000 at most
+    total: int  # requests
+    lines: int  # physical lines, blank ones included
+    model: str | None  # the only model, None where there are several
+    estimated_input_bytes: int  # of all bodies together
+    index: array[int]  # offset of the line of request 0, 4096, 8192 … ('Q')
+    index_lines: array[int]  # its line number ('Q')
+
+
+class Validator:
+    """Takes a file chunk by chunk, then gives the report."""
+
+    __slots__ = (
+        "_custom_ids",
+        "_embedding_inputs",
+        "_endpoint",
+        "_errors",
+        "_errors_left_out",
+        "_index",
+        "_index_lines",
+        "_input_bytes",
+        "_models",
+        "_resolve_model",
+        "_resolved",
+        "_rules",
+        "_splitter",
+        "_total",
+        "_urls",
+    )
+
+    def __init__(self, rules: ValidationRules, resolve_model: ResolveModel) -> None:
+        self._rules = rules
+        self._endpoint = _ENDPOINTS.get(rules.endpoint, _Endpoint())
+        # Azure's clients leave the version out.
+        self._urls = frozenset((rules.endpoint, rules.endpoint.removeprefix("/v1")))
+        self._resolve_model = resolve_model
+        self._resolved: dict[bytes, BatchError | None] = {}
+        self._models: list[str] = []  # the first two
+        self._splitter = LineSplitter(line_bytes_max=rules.line_bytes_max)
+        self._custom_ids = SeenIds()
+        self._errors: list[BatchError] = []
+        self._errors_left_out = 0
+        self._total = 0
+        self._embedding_inputs = 0
+        self._input_bytes = 0
+        self._index = array("Q")
+        self._index_lines = array("Q")
+
+    def feed(self, chunk: bytes) -> None:
+        """Validate the lines that `chunk` completes."""
+        for line in self._splitter.feed(chunk):
+            self._take(line)
+
+    def finish(self) -> ValidationReport:
+        """Validate the last line and report on the whole file."""
+        for line in self._splitter.finish():
+            self._take(line)
+        return ValidationReport(
+            errors=(*self._file_errors(), *self._errors, *self._summary()),
+            total=self._total,
+            lines=self._splitter.count,
+            model=self._models[0] if len(self._models) == 1 else None,
+            estimated_input_bytes=self._input_bytes,
+            index=self._index,
+            index_lines=self._index_lines,
+        )
+
+    # One line
+
+    def _take(self, line: Line) -> None:
+        if self._total % INDEX_STRIDE == 0:
+            self._index.append(line.offset)
+            self._index_lines.append(line.number)
+        self._total += 1
+        if self._is_full():
+            return  # the file is refused; no memory for the ids of an endless one
+        try:
+            self._check_line(line.content)
+        except _LineError as error:
+            self._note(error, line.number)
+
+    def _is_full(self) -> bool:
+        limit = self._rules.requests_max
+        return limit is not None and self._total > limit
+
+    def _note(self, error: _LineError, line: int) -> None:
+        if len(self._errors) < ERRORS_MAX:
+            self._errors.append(BatchError(error.code, error.message, error.param, line))
+        else:
+            self._errors_left_out += 1
+
+    def _check_line(self, content: bytes | None) -> None:
+        if content is None:
+            limit = self._rules.line_bytes_max
+            raise _LineError("line_too_long", f"This line is longer than {limit:,} bytes.")
+        envelope = _read_line(content)
+        custom_id = _custom_id(envelope)
+        self._check_target(envelope)
+        self._check_body(_required(envelope, "body"))
+        # Last, so that a line with another fault does not also take its id away.
+        if not self._custom_ids.add(custom_id):
+            raise _LineError(
+                "duplicate_custom_id",
+                f"The custom_id {_shown(custom_id.decode())} stands on an earlier line too. "
+                "It must be unique in a batch.",
+                "custom_id",
+            )
+
+    def _check_target(self, envelope: Mapping[str, Raw]) -> None:
+        if bytes(_required(envelope, "method")) != b'"POST"':
+            method = _string(envelope["method"], "method")
+            if method != "POST":
+                raise _LineError(
+                    "invalid_method", f"The method must be 'POST', not {_shown(method)}.", "method"
+                )
+        url = _string(_required(envelope, "url"), "url")
+        if url not in self._urls:
+            raise _LineError(
+                "invalid_url",
+                f"The url must be the endpoint of the batch, {self._rules.endpoint!r}, "
+                f"not {_shown(url)}.",
+                "url",
+            )
+
+    # Its body
+
+    def _check_body(self, raw: Raw) -> None:
+        text = bytes(raw)
+        body = _members(text, "body")
+        if body is None:
+            raise _LineError("invalid_request", "The body must be a JSON object.", "body")
+        self._input_bytes += len(text)
+        self._check_model(body)
+        self._endpoint.check(body)
+        stream = body.get("stream")
+        if stream is not None and bytes(stream) not in _NOT_STREAMING:
+            raise _LineError(
+                "streaming_unsupported",
+                "A batch does not stream: remove 'stream' or set it to false.",
+                "body.stream",
+            )
+        if self._rules.endpoint == _EMBEDDINGS:
+            self._embedding_inputs += count_inputs(bytes(body["input"]))
+
+    def _check_model(self, body: Mapping[str, Raw]) -> None:
+        default = self._rules.default_model
+        if default is not None and "model" not in body:
+            text = msgspec.json.encode(default)
+        else:
+            text = bytes(_required(body, "model", "body.model"))
+        if text in self._resolved:
+            error = self._resolved[text]
+        else:
+            error = self._judge_model(text)
+            if len(text) <= _MODEL_BYTES_CACHED and len(self._resolved) < _MODELS_CACHED:
+                self._resolved[text] = error
+        if error is not None:
+            raise _LineError(error.code, error.message, error.param)
+
+    def _judge_model(self, text: bytes) -> BatchError | None:
+        model = _string(Raw(text), "body.model")
+        message = self._resolve_model(model, self._rules.endpoint)
+        if message is not None:
+            return BatchError("model_not_found", message, "body.model")
+        if model not in self._models and len(self._models) < 2:
+            if self._models and self._rules.one_model_per_file:
+                return BatchError(
+                    "mismatched_model",
+                    f"The model is {_shown(model)}, but the file began with "
+                    f"{_shown(self._models[0])}. A file may have one model.",
+                    "body.model",
+                )
+            self._models.append(model)
+        return None
+
+    # The whole file
+
+    def _file_errors(self) -> list[BatchError]:
+        errors = []
+        if self._total == 0:
+            errors.append(BatchError("empty_file", "The file has no request."))
+        if self._is_full():
+            errors.append(
+                BatchError(
+                    "too_many_tasks",
+                    f"The file has {self._total:,} requests. "
+                    f"A batch may have {self._rules.requests_max:,}.",
+                )
+            )
+        limit = self._rules.embedding_inputs_max
+        if limit is not None and self._embedding_inputs > limit:
+            errors.append(
+                BatchError(
+                    "too_many_inputs",
+                    f"The file has {self._embedding_inputs:,} inputs to embed. "
+                    f"A batch may have {limit:,}.",
+                    "body.input",
+                )
+            )
+        return errors
+
+    def _summary(self) -> list[BatchError]:
+        if not self._errors_left_out:
+            return []
+        count = len(self._errors) + self._errors_left_out
+        message = f"{count:,} lines are wrong. The first {ERRORS_MAX:,} are listed."
+        return [BatchError("too_many_errors", message)]
+
+
+class SeenIds:
+    """A set of byte strings that takes about 14 bytes for each, whatever their length.
+
+    It keeps 96-bit hashes, in buckets that are searched as plain bytes: among ten million ids
+    the chance that two share a hash is 10⁻¹⁵. Buckets are doubled when they hold 64 on average.
+    """
+
+    __slots__ = ("_buckets", "_count")
+
+    _HASH_BYTES: Final = 12
+    _PER_BUCKET: Final = 64
+
+    def __init__(self) -> None:
+        self._buckets = [bytearray() for _ in range(64)]
+        self._count = 0
+
+    def add(self, value: bytes) -> bool:
+        """Add `value`; False where it is there already."""
+        digest = blake2b(value, digest_size=self._HASH_BYTES).digest()
+        bucket = self._buckets[int.from_bytes(digest[:4], "little") & (len(self._buckets) - 1)]
+        if digest in bucket:
+            return False
+        bucket += digest
+        self._count += 1
+        if self._count > len(self._buckets) * self._PER_BUCKET:
+            self._double()
+        return True
+
+    def _double(self) -> None:
+        old_count = len(self._buckets)
+        for number in range(old_count):
+            bucket = self._buckets[number]
+            halves = bytearray(), bytearray()
+            for start in range(0, len(bucket), self._HASH_BYTES):
+                digest = bucket[start : start + self._HASH_BYTES]
+                halves[bool(int.from_bytes(digest[:4], "little") & old_count)].extend(digest)
+            self._buckets[number] = halves[0]
+            self._buckets.append(halves[1])
+
+
+def count_inputs(text: bytes) -> int:
+    """How many inputs the checked JSON `text` of an embeddings request's `input` holds.
+
+    A string is one, and so is a list of token numbers; any other list has one for each item.
+    """
+    if text[:1] != b"[":
+        return 1
+    items = text[1:-1].strip()
+    if not items:
+        return 0
+    if items[:1] == b'"':
+        return outside_strings(items).count(b",") + 1
+    if items[:1] not in b"[{":
+        return 1
+    count = depth = 0
+    for byte in outside_strings(items).translate(None, _NO_BRACKETS):
+        if byte in b"[{":
+            count += depth == 0
+            depth += 1
+        else:
+            depth -= 1
+    return count
+
+
+class _LineError(Exception):
+    """The first fault of a line."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """What a body must have beside `model`: one of `keys`, beginning with one of `starts`."""
+
+    keys: tuple[str, ...] = ()
+    starts: bytes = b""
+    expected: str = ""
+
+    def check(self, body: Mapping[str, Raw]) -> None:
+        """Raise `_LineError` where the body has none of the keys or the first has another type."""
+        if not self.keys:
+            return
+        key = next((key for key in self.keys if key in body), None)
+        if key is None:
+            raise _missing(f"body.{self.keys[0]}")
+        if self.starts and bytes(memoryview(body[key])[:1]) not in self.starts:
+            raise _LineError(
+                "invalid_request", f"'body.{key}' must be {self.expected}.", f"body.{key}"
+            )
+
+
+_EMBEDDINGS = "/v1/embeddings"
+_ENDPOINTS: Mapping[str, _Endpoint] = {
+    "/v1/chat/completions": _Endpoint(("messages",), b"[", "a list of messages"),
+    # A stored prompt or an earlier response may stand in for input.
+    "/v1/responses": _Endpoint(("input", "prompt", "previous_response_id", "conversation")),
+    _EMBEDDINGS: _Endpoint(("input",), b'"[', "a string or a list"),
+    "/v1/completions": _Endpoint(("prompt",), b'"[', "a string or a list"),
+    "/v1/moderations": _Endpoint(("input",), b'"[', "a string or a list"),
+    "/v1/images/generations": _Endpoint(("prompt",), b'"', "a string"),
+    "/v1/images/edits": _Endpoint(("prompt",), b'"', "a string"),
+    "/v1/videos": _Endpoint(("prompt",), b'"', "a string"),
+}
+_NOT_STREAMING = (b"false", b"null")
+_MODELS_CACHED = 1_024
+_MODEL_BYTES_CACHED = 512
+_SHOWN_CHARS = 64
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def _read_line(content: bytes) -> dict[str, Raw]:
+    try:
+        found = read(content)
+    except DuplicateKey as error:
+        raise _LineError("invalid_request", f"This line is {error.reason}.", error.key) from None
+    except BadJson as error:
+        raise _LineError("invalid_json_line", f"This line is {error.reason}.") from None
+    if found is None:
+        raise _LineError("invalid_request", "This line must be a JSON object.")
+    return found
+
+
+def _members(text: bytes, param: str) -> dict[str, Raw] | None:
+    try:
+        return members(text)
+    except DuplicateKey as error:
+        path = f"{param}.{error.key}"
+        raise _LineError("invalid_request", f"The {param} is {error.reason}.", path) from None
+    except BadJson as error:
+        raise _LineError("invalid_request", f"The {param} is {error.reason}.", param) from None
+
+
+def _custom_id(envelope: Mapping[str, Raw]) -> bytes:
+    custom_id = _string(_required(envelope, "custom_id"), "custom_id").encode()
+    if not custom_id:
+        raise _LineError("invalid_request", "The custom_id must not be empty.", "custom_id")
+    if len(custom_id) > CUSTOM_ID_BYTES_MAX:
+        message = (
+            f"The custom_id has {len(custom_id):,} bytes. "
+            f"It may have {CUSTOM_ID_BYTES_MAX} bytes of UTF-8."
+        )
+        raise _LineError("invalid_request", message, "custom_id")
+    return custom_id
+
+
+def _required(found: Mapping[str, Raw], key: str, param: str = "") -> Raw:
+    value = found.get(key)
+    if value is None:
+        raise _missing(param or key)
+    return value
+
+
+def _missing(param: str) -> _LineError:
+    return _LineError(
+        "missing_required_parameter", f"Missing required parameter: '{param}'.", param
+    )
+
+
+def _string(value: Raw, param: str) -> str:
+    try:
+        return _decode_text(value)
+    except msgspec.ValidationError:
+        raise _LineError("invalid_request", f"'{param}' must be a string.", param) from None
+
+
+def _shown(text: str) -> str:
+    """The text as it may stand in a message: short, with its control characters escaped."""
+    return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…")
