@@ -1,0 +1,89 @@
+"""The interface to bytes: whole blobs, and the append-only files of journals.
+
+Keys are relative paths of server-made names (`files/file-…`, `batches/batch_…/3/output`).
+Threads live behind this interface only: nothing here blocks the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol, TypeVar
+
+from batchwright.domain.file import Extent
+
+T = TypeVar("T")
+
+CHUNK_BYTES = 1 << 20  # how much a read yields at a time
+
+
+class BlobWriter(Protocol):
+    """A blob on its way in. Nothing is visible until `finish` returns."""
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def finish(self) -> tuple[int, str]:
+        """Sync, make visible under its key, sync the name. Returns (bytes, SHA-256 in hex)."""
+        ...
+
+    async def abort(self) -> None:
+        """Drop what was written. Safe twice and after `finish` (then a no-op)."""
+        ...
+
+
+class Blobs(Protocol):
+    """Where bytes lie. Failures raise `StorageError`; a full disk `NoSpace`."""
+
+    async def open_writer(self, key: str) -> BlobWriter: ...
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Stream a range in pieces of about `CHUNK_BYTES`. Raises `Damaged` if it ends early."""
+        ...
+
+    async def size(self, key: str) -> int | None:
+        """Bytes of a blob or segment file; None if there is none."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Delete a blob, or all below a prefix that ends in `/`. No-op if there is none."""
+        ...
+
+    async def keys(self, prefix: str) -> list[str]:
+        """The keys below a prefix, sorted; to find orphans."""
+        ...
+
+    async def create(self, keys: Sequence[str]) -> None:
+        """Create empty append-only files, durably. Raises `StorageError` if one exists."""
+        ...
+
+    async def append(self, writes: Sequence[tuple[str, bytes]]) -> None:
+        """Append to files made by `create`, and sync them all. Durable when it returns.
+
+        After a failure the files must not be appended to again: what is on the disk is unknown.
+        """
+        ...
+
+    async def release(self, keys: Sequence[str]) -> None:
+        """Close the handles that `append` keeps open."""
+        ...
+
+    def map(self, key: str, size_bytes: int) -> memoryview:
+        """A writable, zero-filled file in memory, shared with the system's page cache:
+        what is stored in it survives the process, not the machine. Closed by `unmap`."""
+        ...
+
+    def unmap(self, key: str) -> None: ...
+
+    async def offload(self, function: Callable[[], T]) -> T:
+        """Run a function that takes long, off the event loop."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Free space where blobs are written."""
+        ...
+
+
+async def read_extents(blobs: Blobs, extents: Sequence[Extent]) -> AsyncIterator[bytes]:
+    """Stream the bytes of a file, extent after extent."""
+    for extent in extents:
+        async for chunk in blobs.read(extent.key, extent.offset, extent.length):
+            yield chunk

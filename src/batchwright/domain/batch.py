@@ -1,0 +1,115 @@
+"""A batch and its eight states (OpenAI reference, "Batch object").
+
+The states are one table, `TRANSITIONS`; every change goes through `advance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from batchwright.domain.batch_error import BatchError
+from batchwright.domain.errors import IllegalTransition
+from batchwright.domain.usage import Usage
+
+
+class Status(StrEnum):
+    """The eight states, spelled as on the wire."""
+
+    VALIDATING = "validating"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+TRANSITIONS: Mapping[Status, tuple[Status, ...]] = {
+    Status.VALIDATING: (Status.IN_PROGRESS, Status.FAILED, Status.EXPIRED, Status.CANCELLING),
+    Status.IN_PROGRESS: (Status.FINALIZING, Status.EXPIRED, Status.CANCELLING),
+    Status.FINALIZING: (Status.COMPLETED, Status.CANCELLING),
+    Status.CANCELLING: (Status.CANCELLED,),
+    Status.COMPLETED: (),
+    Status.FAILED: (),
+    Status.EXPIRED: (),
+    Status.CANCELLED: (),
+}
+
+TERMINAL = tuple(status for status, following in TRANSITIONS.items() if not following)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """`request_counts` of the wire: `completed` are successes, `failed` all other settled ones."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What is summed up once, when a batch ends; while it runs the journal knows it."""
+
+    usage: Usage = Usage()
+    cost_nano: int = 0  # billionths of a dollar that the providers bill us
+    codes: Mapping[str, int] = field(default_factory=dict)  # failed requests by error code
+    attempts: int = 0
+    possibly_paid_twice: int = 0  # requests
+    possibly_paid_twice_lines: tuple[int, ...] = ()  # the first `LISTED_LINES_MAX` of them
+
+
+LISTED_LINES_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch of a tenant. Points in time are Unix seconds.
+
+    `epoch` goes up each time the batch gets a new writer; a write under an older one is refused.
+    """
+
+    id: str
+    tenant: str
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    created_at: float
+    expires_at: float | None  # None: no deadline (`run`)
+    status: Status = Status.VALIDATING
+    model: str | None = None
+    errors: tuple[BatchError, ...] = ()
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    in_progress_at: float | None = None
+    finalizing_at: float | None = None
+    completed_at: float | None = None
+    failed_at: float | None = None
+    expired_at: float | None = None
+    cancelling_at: float | None = None
+    cancelled_at: float | None = None
+    counts: Counts = Counts()
+    closing: Closing = Closing()
+    metadata: Mapping[str, str] | None = None
+    output_ttl_s: int | None = None  # `output_expires_after.seconds`
+    options: Mapping[str, Any] = field(default_factory=dict)  # our extensions, as given
+    epoch: int = 0
+
+    @property
+    def is_terminal(self) -> bool:
+        return not TRANSITIONS[self.status]
+
+
+def advance(batch: Batch, to: Status, at: float, **changes: Any) -> Batch:
+    """The batch after its change to the state `to` at the time `at`, with `changes` to fields.
+
+    Sets the timestamp that the wire has for the state.
+    Raises `IllegalTransition` where the table does not have the change.
+    """
+    if to not in TRANSITIONS[batch.status]:
+        raise IllegalTransition(f"batch {batch.id} cannot go from {batch.status} to {to}")
+    return replace(batch, status=to, **{f"{to}_at": at}, **changes)

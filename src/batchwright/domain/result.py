@@ -1,0 +1,93 @@
+"""Results: the one line that each request ends as (batch API contract, section 3.4)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+OK = 200
+
+
+class Code(IntEnum):
+    """Outcomes without an HTTP answer; in account records they stand beside HTTP statuses."""
+
+    REQUEST_FAILED = 1000  # no answer: refused, broken or timed-out connections
+    BATCH_EXPIRED = 1001
+    BATCH_CANCELLED = 1002
+    WORKER_LOST = 1003  # the process died each time this request was in flight
+    RESPONSE_TOO_LARGE = 1004
+    INVALID_RESPONSE = 1005  # a 200 whose body is not an answer
+    MODEL_NOT_FOUND = 1006  # the route was there at validation and is gone
+    LOST_IN_CRASH = 1007  # an attempt in flight when the process died: never a result
+
+    @property
+    def wire(self) -> str:
+        """The `error.code` of a result line."""
+        return self.name.lower()
+
+
+def code_name(code: int) -> str:
+    """The name of an account record's code: `429`, `batch_expired`."""
+    return Code(code).wire if code >= Code.REQUEST_FAILED else str(code)
+
+
+def result_id(batch_id: str, line: int) -> str:
+    """`batch_req_` and enough to name batch and line."""
+    return f"batch_req_{batch_id.removeprefix('batch_')}_{line}"
+
+
+def answer_line(
+    head: bytes, custom_id: str, status: int, request_id: str, body: bytes, ours: bytes
+) -> bytes:
+    """A result line of a request that a provider answered, with success or not.
+
+    `head` is `line_head(...)`; `body` one JSON object on one line; `ours` the JSON object under
+    the key `batchwright`.
+    """
+    return b'%b,"custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":null,"batchwright":%b}\n' % (  # noqa: E501
+        head,
+        _json_string(custom_id),
+        status,
+        _json_string(request_id),
+        body,
+        ours,
+    )
+
+
+def failure_line(head: bytes, custom_id: str, code: Code, message: str, ours: bytes) -> bytes:
+    """A result line of a request that got no answer."""
+    return b'%b,"custom_id":%b,"response":null,"error":{"code":"%b","message":%b},"batchwright":%b}\n' % (  # noqa: E501
+        head,
+        _json_string(custom_id),
+        code.wire.encode(),
+        _json_string(message),
+        ours,
+    )
+
+
+def line_head(prefix: bytes, line: int) -> bytes:
+    """The start of a result line; `prefix` is `head_prefix(batch_id)`."""
+    return b'%b%d"' % (prefix, line)
+
+
+def head_prefix(batch_id: str) -> bytes:
+    return b'{"id":"' + result_id(batch_id, 0)[:-1].encode()
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _json_string(text: str) -> bytes:
+    """JSON with the line separators escaped on which some clients split (contract, 3.4)."""
+    encoded = _encode(text)
+    if text.isascii():
+        return encoded
+    for raw, escaped in _SEPARATORS:
+        encoded = encoded.replace(raw, escaped)
+    return encoded
+
+
+_SEPARATORS = tuple(
+    (mark.encode(), b"\\u%04x" % ord(mark)) for mark in ("\u0085", "\u2028", "\u2029")
+)

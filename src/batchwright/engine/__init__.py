@@ -1,0 +1,1 @@
+"""How a batch gets done. Pure: clock, randomness, disk, store and network come from outside."""

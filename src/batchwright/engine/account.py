@@ -1,0 +1,82 @@
+"""Account records: what a journal's account file holds, one of fixed size for each event.
+
+The account file is recovery, index by line, counters and ledger in one. Three kinds of record:
+
+- a *result* (`OUTPUT` or `ERROR`): the line that a request ended as, by offset, length and CRC-32;
+- an *attempt* (neither flag): a try that may have cost money and did not become the result;
+- a *mark* (`MARK`): the lengths up to which the three files were synced when it was written. Damage
+  before a mark is damage; after the last one it is an unsynced tail.
+
+Each record ends in the CRC-32 of its own bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import NamedTuple
+from zlib import crc32
+
+OUTPUT = 1  # the result is a line of the output file
+ERROR = 2  # the result is a line of the error file
+MAYBE_PAID = 4  # an answer of this attempt was lost: it may be paid for again
+IN_CRASH = 8  # the attempt was in flight when the process died
+MARK = 16
+
+_FIELDS = Struct("<IIHHHHIIIIqqdQII")
+_CHECK = Struct("<I")
+RECORD_BYTES = _FIELDS.size + _CHECK.size
+
+
+class Record(NamedTuple):
+    """One account record. Tokens are those of the attempt; costs are billionths of a dollar."""
+
+    line: int
+    lane: int  # CRC-32 of the lane's name
+    code: int  # HTTP status or `domain.result.Code`
+    flags: int
+    attempts: int
+    epoch: int  # modulo 65,536: a record of another epoch's file does not pass
+    tokens_in: int
+    tokens_cached: int
+    tokens_out: int
+    tokens_reasoning: int
+    cost_nano: int
+    charge_nano: int
+    at: float  # Unix seconds
+    offset: int
+    length: int
+    line_crc: int
+
+
+def pack(record: tuple[int | float, ...]) -> bytes:
+    """The bytes of a record (or of a plain tuple of its fields: the hot path makes no Record)."""
+    fields = _FIELDS.pack(*record)
+    return fields + _CHECK.pack(crc32(fields))
+
+
+def mark(epoch: int, output: int, error: int, account: int, at: float) -> bytes:
+    """A mark: the three files are synced up to these lengths."""
+    return pack(
+        (0, 0, 0, MARK, 0, epoch & 0xFFFF, 0, 0, 0, 0, output, error, at, account, 0, 0)
+    )
+
+
+def marked_lengths(record: Record) -> tuple[int, int, int]:
+    """(output, error, account) of a mark."""
+    return record.cost_nano, record.charge_nano, record.offset
+
+
+def unpack_all(data: bytes, epoch: int) -> Iterator[Record | None]:
+    """The records in `data`; None for one that does not check, and for a torn last one."""
+    wanted = epoch & 0xFFFF
+    view = memoryview(data)
+    whole = len(data) - len(data) % RECORD_BYTES
+    for start in range(0, whole, RECORD_BYTES):
+        end = start + _FIELDS.size
+        fields = view[start:end]
+        record = Record._make(_FIELDS.unpack(fields))
+        valid = crc32(fields) == _CHECK.unpack_from(view, end)[0] and record.epoch == wanted
+        yield record if valid else None
+    if whole < len(data):
+        yield None

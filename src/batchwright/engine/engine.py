@@ -1,0 +1,325 @@
+"""The engine: what the edges call. One `Engine` owns a data directory, its lanes and its batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+
+from batchwright.blobs.base import Blobs
+from batchwright.domain.batch import Batch
+from batchwright.domain.errors import NoSpace, StorageError, TransportError
+from batchwright.domain.file import FILE_TTL_S, Extent, File
+from batchwright.domain.window import window_s
+from batchwright.engine.lane import Lane, LiveJob
+from batchwright.engine.pruner import Pruner
+from batchwright.engine.results import ResultsPage, results_page
+from batchwright.engine.routing import Route, Router
+from batchwright.engine.runtime import Runtime, new_id
+from batchwright.engine.settings import EngineSettings
+from batchwright.engine.supervisor import Supervisor
+from batchwright.providers.base import Answer, Call, StreamedAnswer
+from batchwright.store.base import EngineStore, Idempotency, Segment, TenantStore
+
+SPACE_CHECK_EVERY_S = 1.0
+ASK_MODELS_EVERY_S = 300.0
+
+log = structlog.get_logger()
+
+
+class Engine:
+    """Runs batches: recovers them at the start, supervises them, and answers what they are at.
+
+    `start` before use; `stop` leaves everything resumable. Both are safe twice.
+    """
+
+    def __init__(
+        self,
+        *,
+        tenants: TenantStore,
+        store: EngineStore,
+        blobs: Blobs,
+        runtime: Runtime,
+        router: Router,
+        settings: EngineSettings,
+    ) -> None:
+        self.router = router
+        self.settings = settings
+        self.runtime = runtime
+        self.blobs = blobs
+        self.failed = asyncio.Event()  # set when the disk failed in a way only a restart can cure
+        self.failure: BaseException | None = None
+        self.readers: dict[str, int] = {}  # blob key → open downloads
+        self.is_short_of_space = False
+        self._tenants = tenants
+        self._store = store
+        self._supervisors: dict[str, Supervisor] = {}
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._is_started = False
+
+    # Life
+
+    async def start(self) -> None:
+        """Recover every unfinished batch and go on with it."""
+        if self._is_started:
+            return
+        self._is_started = True
+        await self.ask_models()
+        self._check_space()
+        for batch in await self._store.unfinished_batches():
+            self._supervise(batch)
+        pruner = Pruner(
+            store=self._store,
+            blobs=self.blobs,
+            runtime=self.runtime,
+            readers=self.readers,
+            every_s=self.settings.prune_every_s,
+        )
+        self._own(pruner.run())
+        self._own(self._watch_space())
+        self._own(self._watch_models())
+
+    async def stop(self) -> None:
+        """Send nothing more, keep what comes back within the grace, leave all resumable."""
+        if not self._is_started:
+            return
+        self._is_started = False
+        await asyncio.gather(*(lane.drain(self.settings.grace_s) for lane in self.router.lanes))
+        running = [task for task in self._tasks if task.get_name() in self._supervisors]
+        for supervisor in self._supervisors.values():
+            supervisor.stop()
+        if running:
+            await asyncio.wait(running)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _own(self, work: Any, name: str | None = None) -> None:
+        """Every task has an owner; one that fails is the engine's failure."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks[task] = None
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task)
+        self._supervisors.pop(task.get_name(), None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("engine failed", reason=str(error), exc_info=error)
+            self.failure = error
+            self.failed.set()
+
+    # Batches
+
+    async def create_batch(
+        self,
+        tenant: str,
+        *,
+        endpoint: str,
+        input_file_id: str,
+        completion_window: str | None,
+        metadata: Mapping[str, str] | None = None,
+        output_ttl_s: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        idempotency: tuple[str, str] | None = None,
+    ) -> Batch:
+        """Create a batch and begin with it; durable when it returns.
+
+        `completion_window` None has no deadline. `idempotency` is (key, fingerprint).
+        """
+        now = self.runtime.now()
+        window = completion_window
+        made = Batch(
+            id=new_id(self.runtime, "batch_"),
+            tenant=tenant,
+            endpoint=endpoint,
+            input_file_id=input_file_id,
+            completion_window=window or "none",
+            created_at=now,
+            expires_at=None if window is None else now + window_s(window),
+            metadata=metadata,
+            output_ttl_s=output_ttl_s,
+            options=options or {},
+        )
+        kept = None if idempotency is None else Idempotency(*idempotency, created_at=now)
+        batch = await self._tenants.create_batch(tenant, made, kept)
+        if batch.id == made.id:
+            self._supervise(batch)
+        return batch
+
+    async def cancel_batch(self, tenant: str, batch_id: str) -> Batch:
+        """Raises `NotFound`, or `Conflict` in a terminal state but `cancelled`."""
+        batch = await self._tenants.get_batch(tenant, batch_id)
+        supervisor = self._supervisors.get(batch_id)
+        if supervisor is None:
+            supervisor = self._supervisor(batch)
+        return await supervisor.cancel()
+
+    def supervisor(self, batch_id: str) -> Supervisor | None:
+        """The supervisor of a batch that is not terminal; None for any other."""
+        return self._supervisors.get(batch_id)
+
+    async def get_batch(self, tenant: str, batch_id: str) -> Batch:
+        """A batch as it is: with the live counts of a running one. Raises `NotFound`."""
+        return self.with_progress(await self._tenants.get_batch(tenant, batch_id))
+
+    def with_progress(self, batch: Batch) -> Batch:
+        """`batch` with what its journal has made durable by now."""
+        supervisor = self._supervisors.get(batch.id)
+        return batch if supervisor is None else supervisor.progress(batch)
+
+    async def results(
+        self, tenant: str, batch_id: str, *, cursor: str | None, limit: int
+    ) -> ResultsPage:
+        """Durable results of a batch, running or ended, after an opaque cursor."""
+        batch = await self._tenants.get_batch(tenant, batch_id)
+        return await results_page(
+            await self.segments(batch.id), self.blobs, cursor=cursor, limit=limit
+        )
+
+    async def segments(self, batch_id: str) -> list[Segment]:
+        """The segments of a batch with the lengths that are durable now."""
+        supervisor = self._supervisors.get(batch_id)
+        if supervisor is not None and supervisor.current is not None:
+            return supervisor.current.segments
+        kept = await self._store.segments(batch_id)
+        return [segment for segment in kept if segment.lengths is not None]
+
+    async def wait(self, batch_id: str) -> None:
+        """Until a batch is terminal or stands still."""
+        for task in list(self._tasks):
+            if task.get_name() == batch_id:
+                await asyncio.wait([task])
+
+    def _supervise(self, batch: Batch) -> None:
+        supervisor = self._supervisors[batch.id] = self._supervisor(batch)
+        self._own(supervisor.run(), batch.id)
+
+    def _supervisor(self, batch: Batch) -> Supervisor:
+        return Supervisor(
+            batch,
+            store=self._store,
+            blobs=self.blobs,
+            runtime=self.runtime,
+            router=self.router,
+            settings=self.settings,
+        )
+
+    # Files
+
+    def new_file(
+        self, tenant: str, *, purpose: str, filename: str, size_bytes: int, sha256: str | None,
+        ttl_s: int | None = None,
+    ) -> File:
+        """A File value with its id and times; files for batches expire after 30 days."""
+        now = self.runtime.now()
+        if ttl_s is None and purpose == "batch":
+            ttl_s = FILE_TTL_S
+        return File(
+            id=new_id(self.runtime, "file-"),
+            tenant=tenant,
+            purpose=purpose,
+            filename=filename,
+            size_bytes=size_bytes,
+            created_at=now,
+            expires_at=None if ttl_s is None else now + ttl_s,
+            sha256=sha256,
+        )
+
+    @asynccontextmanager
+    async def reading(self, extents: Sequence[Extent]) -> AsyncIterator[None]:
+        """Keep the bytes of a file while it is downloaded, even if it is deleted meanwhile."""
+        for extent in extents:
+            self.readers[extent.key] = self.readers.get(extent.key, 0) + 1
+        try:
+            yield
+        finally:
+            for extent in extents:
+                self.readers[extent.key] -= 1
+                if not self.readers[extent.key]:
+                    del self.readers[extent.key]
+
+    def check_room(self) -> None:
+        """Raises `NoSpace` below the reserve: nothing more is taken in."""
+        if self.is_short_of_space:
+            raise NoSpace("The disk is nearly full; nothing more is accepted until there is room.")
+
+    # Live calls
+
+    async def call(self, route: Route, call: Call) -> Answer:
+        """One call through the lane of a route, before all batch work. Raises `TransportError`."""
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            try:
+                answer = await route.provider.transport.send(call)
+            except TransportError as error:
+                if not done.cancelled():
+                    done.set_exception(error)
+            else:
+                if not done.cancelled():
+                    done.set_result(answer)
+
+        route.lane.submit_live(LiveJob(run, len(call.body) // 4))
+        return await done
+
+    @asynccontextmanager
+    async def stream(self, route: Route, call: Call) -> AsyncIterator[StreamedAnswer]:
+        """As `call`, with the answer as it arrives; the lane's place is held until the end."""
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        closed = asyncio.Event()
+
+        async def run() -> None:
+            if not opened.cancelled():
+                opened.set_result(None)
+                await closed.wait()
+
+        route.lane.submit_live(LiveJob(run, len(call.body) // 4))
+        try:
+            await opened
+            async with route.provider.transport.stream(call) as answer:
+                yield answer
+        finally:
+            closed.set()
+
+    # Watching
+
+    async def ask_models(self) -> None:
+        """Ask the accounts whose models the configuration does not name what they serve."""
+        for account in self.router.accounts_to_ask():
+            name = account.provider.name
+            try:
+                self.router.learn(name, await account.provider.list_models())
+            except TransportError as error:
+                log.warning("provider did not list its models", provider=name, reason=str(error))
+
+    async def _watch_models(self) -> None:
+        while True:
+            await self.runtime.sleep(ASK_MODELS_EVERY_S)
+            await self.ask_models()
+
+    async def _watch_space(self) -> None:
+        while True:
+            await self.runtime.sleep(SPACE_CHECK_EVERY_S)
+            self._check_space()
+
+    def _check_space(self) -> None:
+        try:
+            is_short = self.blobs.free_bytes() < self.settings.reserve_bytes
+        except StorageError:
+            is_short = True
+        if is_short != self.is_short_of_space:
+            log.warning("disk nearly full, sending stops" if is_short else "disk has room again")
+        self.is_short_of_space = is_short
+        for lane in self.router.lanes:
+            hold(lane, is_short)
+
+
+def hold(lane: Lane, is_held: bool) -> None:
+    """Stop or resume batch work on a lane."""
+    was_held, lane.is_held = lane.is_held, is_held
+    if was_held and not is_held:
+        lane.wake()
+

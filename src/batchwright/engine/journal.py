@@ -1,0 +1,214 @@
+"""The journal: the truth about what is done, written by continuous group commit.
+
+While one group is being written and synced off the event loop, the next gathers; there is no timer.
+Only what is synced reaches the tally and `on_durable`. A failed write or sync stops the journal at
+once and is never retried on the same files: what they then hold is for recovery to find out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+from batchwright.blobs.base import Blobs
+from batchwright.domain.errors import StorageError
+from batchwright.domain.result import Code
+from batchwright.engine.account import (
+    ERROR,
+    IN_CRASH,
+    MAYBE_PAID,
+    OUTPUT,
+    RECORD_BYTES,
+    Record,
+    mark,
+    pack,
+)
+from batchwright.engine.tally import Tally
+from batchwright.store.base import Segment, SegmentLengths
+
+Fields = tuple[Any, ...]  # the fields of a Record
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentKeys:
+    """The blob keys of one segment's files and of its slot table."""
+
+    output: str
+    error: str
+    account: str
+    slots: str
+
+    @classmethod
+    def of(cls, batch_id: str, epoch: int) -> SegmentKeys:
+        folder = f"batches/{batch_id}/{epoch}"
+        return cls(*(f"{folder}/{name}" for name in ("output", "error", "account", "slots")))
+
+
+class Journal:
+    """The open segment of one batch, and its only writer."""
+
+    def __init__(
+        self,
+        *,
+        batch_id: str,
+        epoch: int,
+        blobs: Blobs,
+        tally: Tally,
+        now: Callable[[], float],
+        on_durable: Callable[[Sequence[Any]], None],
+    ) -> None:
+        self.batch_id = batch_id
+        self.epoch = epoch
+        self.tally = tally
+        self.keys = SegmentKeys.of(batch_id, epoch)
+        self.failure: StorageError | None = None
+        self._blobs = blobs
+        self._now = now
+        self._on_durable = on_durable
+        self._gathering = _Group()
+        self._lengths = [0, 0, 0]  # appended: output, error, account
+        self._synced = SegmentLengths(0, 0, 0)
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closing = False
+        self._task = asyncio.get_running_loop().create_task(self._commit_groups())
+
+    @property
+    def synced(self) -> SegmentLengths:
+        """The lengths up to which the files are durable."""
+        return self._synced
+
+    def add_result(
+        self,
+        line: int,
+        *,
+        is_output: bool,
+        text: bytes,
+        lane: int,
+        code: int,
+        flags: int,
+        attempts: int,
+        tokens: tuple[int, int, int, int],
+        cost_nano: int,
+        charge_nano: int,
+        token: Any = None,
+    ) -> None:
+        """Gather the line that a request ends as. `token` is handed to `on_durable` once it is."""
+        which = 0 if is_output else 1
+        offset = self._lengths[which]
+        length = len(text)
+        self._lengths[which] = offset + length
+        group = self._gathering
+        (group.output if is_output else group.error).append(text)
+        self._gather(
+            (
+                line,
+                lane,
+                code,
+                flags | (OUTPUT if is_output else ERROR),
+                attempts,
+                self.epoch & 0xFFFF,
+                *tokens,
+                cost_nano,
+                charge_nano,
+                self._now(),
+                offset,
+                length,
+                crc32(text),
+            ),
+            token,
+        )
+
+    def add_attempt(
+        self, line: int, *, lane: int, code: int, flags: int, attempts: int, token: Any = None
+    ) -> None:
+        """Gather an attempt that may have cost money and did not become the result."""
+        epoch, now = self.epoch & 0xFFFF, self._now()
+        self._gather(
+            (line, lane, code, flags, attempts, epoch, 0, 0, 0, 0, 0, 0, now, 0, 0, 0), token
+        )
+
+    def add_crash(self, line: int, *, crashes: int, epoch: int) -> None:
+        """Gather that a request was in flight when the writer of `epoch` died."""
+        flags, now = MAYBE_PAID | IN_CRASH, self._now()
+        code, ours = Code.LOST_IN_CRASH, self.epoch & 0xFFFF
+        self._gather(
+            (line, 0, code, flags, crashes, ours, 0, 0, 0, 0, 0, 0, now, epoch, 0, 0), None
+        )
+
+    def _gather(self, fields: Fields, token: Any) -> None:
+        group = self._gathering
+        group.fields.append(fields)
+        group.tokens.append(token)
+        if len(group.fields) == 1:
+            self._wake.set()
+            self._idle.clear()
+
+    async def flush(self) -> None:
+        """Wait until everything gathered so far is durable. Raises the failure if there is one."""
+        await self._idle.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def close(self) -> Segment:
+        """Flush, stop, and give the segment with its final lengths. Safe after a failure: then
+        what is synced is what counts. Safe twice."""
+        self._closing = True
+        self._wake.set()
+        await self._task
+        keys = self.keys
+        await self._blobs.release((keys.output, keys.error, keys.account))
+        self._blobs.unmap(keys.slots)
+        return Segment(self.batch_id, self.epoch, self._synced)
+
+    async def _commit_groups(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            group, self._gathering = self._gathering, _Group()
+            if group.fields:
+                try:
+                    await self._commit(group)
+                except StorageError as error:
+                    self.failure = error
+                    self._idle.set()
+                    self._on_durable(())
+                    return
+            if not self._gathering.fields:
+                self._idle.set()
+                if self._closing:
+                    return
+
+    async def _commit(self, group: _Group) -> None:
+        synced = self._synced
+        epoch = self.epoch
+        account = [mark(epoch, synced.output, synced.error, synced.account, self._now())]
+        account += map(pack, group.fields)
+        self._lengths[2] += len(account) * RECORD_BYTES
+        output, error = b"".join(group.output), b"".join(group.error)
+        keys = self.keys
+        writes = [(keys.output, output), (keys.error, error), (keys.account, b"".join(account))]
+        await self._blobs.append([write for write in writes if write[1]])
+        self._synced = SegmentLengths(
+            synced.output + len(output), synced.error + len(error), self._lengths[2]
+        )
+        apply = self.tally.apply
+        for fields in group.fields:
+            apply(Record._make(fields))
+        self._on_durable(group.tokens)
+
+
+class _Group:
+    """What is committed together."""
+
+    __slots__ = ("error", "fields", "output", "tokens")
+
+    def __init__(self) -> None:
+        self.output: list[bytes] = []
+        self.error: list[bytes] = []
+        self.fields: list[Fields] = []
+        self.tokens: list[Any] = []

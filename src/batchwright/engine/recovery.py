@@ -1,0 +1,213 @@
+"""Recovery: from the segments on the disk back to the tally, and the take-over of a batch.
+
+A frozen segment is read to its frozen lengths, where everything must check. An open one is read as
+far as it checks: damage before its last mark is damage (`Damaged`: the batch stops, nothing is
+bought again in silence); after the mark it is a tail that was never synced, and is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from zlib import crc32
+
+from batchwright.blobs.base import Blobs
+from batchwright.domain.batch import Batch
+from batchwright.domain.errors import Damaged
+from batchwright.engine.account import (
+    ERROR,
+    MARK,
+    OUTPUT,
+    RECORD_BYTES,
+    Record,
+    marked_lengths,
+    unpack_all,
+)
+from batchwright.engine.journal import SegmentKeys
+from batchwright.engine.slots import InFlight, read_slots
+from batchwright.engine.tally import Crashes, Tally
+from batchwright.store.base import EngineStore, Segment, SegmentLengths
+
+_READ_BYTES = RECORD_BYTES * 8192
+
+
+CRASHES_MAX = 2
+"""Crashes in a row after which a request is sent alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A request without a result that was in flight when the writer of `epoch` died."""
+
+    line: int
+    crashes: int  # in a row, this one included
+    epoch: int
+    is_cause: bool  # it ends as `worker_lost`
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A batch taken over: its new epoch, what is done, and what was in flight at the crash."""
+
+    batch: Batch
+    tally: Tally
+    suspects: tuple[Suspect, ...]  # none after a clean stop
+    segments: tuple[Segment, ...]  # the older ones, frozen
+
+
+async def take_over(batch: Batch, *, store: EngineStore, blobs: Blobs) -> Recovered:
+    """Recover a batch and become its writer, fencing any older one.
+
+    Raises `Damaged`, or `Superseded` if another process took it over meanwhile.
+    """
+    tally = Tally()
+    segments = await store.segments(batch.id)
+    frozen = [
+        Segment(segment.batch_id, segment.epoch, await _replay(segment, blobs, tally))
+        for segment in segments
+    ]
+    suspects = [
+        suspect
+        for segment in segments
+        for suspect in judge_in_flight(
+            await _left_in_flight(segment, blobs), tally, segment.epoch
+        )
+    ]
+    batch = await store.take_over(batch, frozen)
+    keys = SegmentKeys.of(batch.id, batch.epoch)
+    await blobs.create((keys.output, keys.error, keys.account))
+    return Recovered(batch, tally, tuple(suspects), tuple(frozen))
+
+
+async def forget_in_flight(recovered: Recovered, blobs: Blobs) -> None:
+    """Drop the slot tables of dead writers, once their suspects are in the journal."""
+    for segment in recovered.segments:
+        await blobs.delete(SegmentKeys.of(segment.batch_id, segment.epoch).slots)
+
+
+async def _replay(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentLengths:
+    """Feed a segment's valid records to the tally; returns its valid lengths."""
+    if segment.lengths is not None:
+        async for record in read_records(segment, blobs):
+            tally.apply(record)
+        return segment.lengths
+    return await _replay_open(segment, blobs, tally)
+
+
+async def _replay_open(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentLengths:
+    """Replay a segment that nobody closed: a mark vouches for all before it, the rest is checked.
+
+    Holds only the records since the last mark, which is one group.
+    """
+    keys = SegmentKeys.of(segment.batch_id, segment.epoch)
+    size = await blobs.size(keys.account) or 0
+    marked = (0, 0, 0)
+    position = 0
+    held: list[Record] = []
+    is_cut = False
+    async for record in _records(blobs, keys.account, segment.epoch, 0, size):
+        if record is not None and record.flags & MARK:
+            marked = marked_lengths(record)
+            if is_cut and marked[2] > position:
+                raise Damaged(f"{keys.account}: a synced account record is damaged")
+        is_cut = is_cut or record is None
+        if is_cut or record is None:
+            continue
+        position += RECORD_BYTES
+        if record.flags & MARK:
+            for vouched in held:
+                tally.apply(vouched)
+            held.clear()
+        else:
+            held.append(record)
+    return await _replay_tail(keys, blobs, tally, marked, held)
+
+
+async def _replay_tail(
+    keys: SegmentKeys,
+    blobs: Blobs,
+    tally: Tally,
+    marked: tuple[int, int, int],
+    tail: list[Record],
+) -> SegmentLengths:
+    """Apply the records after the last mark as far as their lines check."""
+    output, error, account = marked
+    sizes = (await blobs.size(keys.output) or 0, await blobs.size(keys.error) or 0)
+    if output > sizes[0] or error > sizes[1]:
+        raise Damaged(f"{keys.output}: the result files are shorter than what was synced")
+    if tail:
+        account += RECORD_BYTES  # the mark that opens the group
+    for record in tail:
+        end = record.offset + record.length
+        if record.flags & OUTPUT:
+            if end > sizes[0] or not await _line_checks(blobs, keys.output, record):
+                break
+            output = end
+        elif record.flags & ERROR:
+            if end > sizes[1] or not await _line_checks(blobs, keys.error, record):
+                break
+            error = end
+        tally.apply(record)
+        account += RECORD_BYTES
+    return SegmentLengths(output, error, account)
+
+
+async def read_records(
+    segment: Segment, blobs: Blobs, start: int = 0, *, with_marks: bool = False
+) -> AsyncIterator[Record]:
+    """The records of a segment up to its lengths, from byte `start` of the account file on.
+
+    Raises `Damaged` for one that does not check.
+    """
+    assert segment.lengths is not None  # noqa: S101 - the caller froze it or took the synced ones
+    key = SegmentKeys.of(segment.batch_id, segment.epoch).account
+    for_all = _records(blobs, key, segment.epoch, start, segment.lengths.account)
+    async for record in for_all:
+        if record is None:
+            raise Damaged(f"{key}: an account record before byte {segment.lengths.account} is bad")
+        if with_marks or not record.flags & MARK:
+            yield record
+
+
+async def _records(
+    blobs: Blobs, key: str, epoch: int, start: int, end: int
+) -> AsyncIterator[Record | None]:
+    while start < end:
+        length = min(_READ_BYTES, end - start)
+        data = b"".join([chunk async for chunk in blobs.read(key, start, length)])
+        for record in unpack_all(data, epoch):
+            yield record
+        start += length
+
+
+async def _line_checks(blobs: Blobs, key: str, record: Record) -> bool:
+    return crc32(await read_line(blobs, key, record)) == record.line_crc
+
+
+async def read_line(blobs: Blobs, key: str, record: Record) -> bytes:
+    """The result line of a record."""
+    return b"".join([chunk async for chunk in blobs.read(key, record.offset, record.length)])
+
+
+async def _left_in_flight(segment: Segment, blobs: Blobs) -> list[InFlight]:
+    key = SegmentKeys.of(segment.batch_id, segment.epoch).slots
+    size = await blobs.size(key)
+    if not size:
+        return []
+    return read_slots(b"".join([chunk async for chunk in blobs.read(key, 0, size)]))
+
+
+def judge_in_flight(in_flight: list[InFlight], tally: Tally, epoch: int) -> list[Suspect]:
+    """Count the crash of the writer of `epoch` against each request that was in flight in it.
+
+    One that was in flight at two crashes in a row is next sent alone; if the process then dies
+    again with it as the only one in flight, it is the cause and is lost.
+    """
+    suspects = []
+    for entry in in_flight:
+        before = tally.crashes.get(entry.line, Crashes(0, -1))
+        if tally.is_done(entry.line) or before.epoch >= epoch:
+            continue  # answered after all, or judged by a recovery that died itself
+        is_cause = len(in_flight) == 1 and before.count >= CRASHES_MAX
+        suspects.append(Suspect(entry.line, before.count + 1, epoch, is_cause))
+    return suspects

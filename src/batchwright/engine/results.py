@@ -1,0 +1,107 @@
+"""Reading results by their account records: while a batch runs, page by page; or by line."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from batchwright.blobs.base import Blobs
+from batchwright.domain.errors import UsageError
+from batchwright.engine.account import ERROR, OUTPUT, RECORD_BYTES, Record
+from batchwright.engine.journal import SegmentKeys
+from batchwright.engine.recovery import read_line, read_records
+from batchwright.store.base import Segment
+
+RESULTS_PER_PAGE_MAX = 1000
+PAGE_BYTES_MAX = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsPage:
+    """Durable result lines, oldest first. `cursor` continues after them, now or later."""
+
+    lines: list[bytes]
+    cursor: str
+    has_more: bool  # more is durable already
+
+
+async def results_page(
+    segments: Sequence[Segment], blobs: Blobs, *, cursor: str | None, limit: int
+) -> ResultsPage:
+    """The results after `cursor` (None: from the first). Raises `UsageError` for a bad cursor."""
+    epoch, position = _parse_cursor(cursor)
+    lines: list[bytes] = []
+    size_bytes = 0
+    for segment in segments:
+        if segment.epoch < epoch or segment.lengths is None:
+            continue
+        start = position if segment.epoch == epoch else 0
+        epoch, position = segment.epoch, start
+        keys = SegmentKeys.of(segment.batch_id, segment.epoch)
+        async for record, end in _results(segment, blobs, start):
+            if len(lines) >= limit or size_bytes >= PAGE_BYTES_MAX:
+                return ResultsPage(lines, f"{epoch}.{position}", True)
+            text = await read_line(blobs, _key(keys, record), record)
+            lines.append(text)
+            size_bytes += len(text)
+            position = end
+        position = max(position, segment.lengths.account)
+    return ResultsPage(lines, f"{epoch}.{position}", False)
+
+
+async def _results(
+    segment: Segment, blobs: Blobs, start: int
+) -> AsyncIterator[tuple[Record, int]]:
+    """The result records from byte `start` on, each with the position behind it."""
+    position = start
+    async for record in read_records(segment, blobs, start, with_marks=True):
+        position += RECORD_BYTES
+        if record.flags & (OUTPUT | ERROR):
+            yield record, position
+
+
+def _key(keys: SegmentKeys, record: Record) -> str:
+    return keys.output if record.flags & OUTPUT else keys.error
+
+
+def _parse_cursor(cursor: str | None) -> tuple[int, int]:
+    if cursor is None:
+        return 0, 0
+    epoch, _, position = cursor.partition(".")
+    if not (epoch.isdecimal() and position.isdecimal() and int(position) % RECORD_BYTES == 0):
+        raise UsageError("The cursor is not one of ours.", param="after", code="invalid_value")
+    return int(epoch), int(position)
+
+
+class ResultIndex:
+    """Where each result lies, by physical line: 14 bytes a request.
+
+    Built by `build`; `read` gives the result line of an input line.
+    """
+
+    def __init__(self, lines: int) -> None:
+        self._offsets = array("Q", bytes(8 * (lines + 1)))
+        self._lengths = array("L" if array("L").itemsize == 4 else "I", bytes(4 * (lines + 1)))
+        self._places = array("H", bytes(2 * (lines + 1)))  # 0: no result
+        self._keys: list[str] = [""]
+
+    @classmethod
+    async def build(cls, segments: Sequence[Segment], blobs: Blobs, lines: int) -> ResultIndex:
+        """`lines` is the number of physical lines of the input."""
+        index = cls(lines)
+        for segment in segments:
+            keys = SegmentKeys.of(segment.batch_id, segment.epoch)
+            first = len(index._keys)
+            index._keys += [keys.output, keys.error]
+            async for record in read_records(segment, blobs):
+                if record.flags & (OUTPUT | ERROR):
+                    index._offsets[record.line] = record.offset
+                    index._lengths[record.line] = record.length
+                    index._places[record.line] = first + (0 if record.flags & OUTPUT else 1)
+        return index
+
+    def place(self, line: int) -> tuple[str, int, int] | None:
+        """(blob key, offset, length) of a line's result; None if it has none."""
+        place = self._places[line]
+        return (self._keys[place], self._offsets[line], self._lengths[line]) if place else None

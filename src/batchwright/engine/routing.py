@@ -1,0 +1,179 @@
+"""Routing: from the name of a model to a provider and the name that the model has there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from batchwright.domain.usage import Usage
+from batchwright.engine.lane import Lane
+from batchwright.providers.base import Provider
+
+BUILTIN = "builtin"  # found only by its prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Prices of a model in billionths of a dollar per token."""
+
+    input: float = 0.0
+    cached: float = 0.0
+    output: float = 0.0
+
+    def cost_nano(self, usage: Usage) -> int:
+        fresh = usage.input_tokens - usage.cached_tokens
+        return round(
+            fresh * self.input
+            + usage.cached_tokens * self.cached
+            + usage.output_tokens * self.output
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A provider, the name that the model has there, and the lane that its calls take.
+
+    `rates` is None where no price is known.
+    """
+
+    provider: Provider
+    model: str
+    lane: Lane
+    rates: Rates | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.provider.name}/{self.model.removeprefix(self.provider.name + '/')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A configured provider with its lane and the models that it is known to serve.
+
+    `models` are names or globs.
+    """
+
+    provider: Provider
+    lane: Lane
+    models: tuple[str, ...] = ()
+    serves_any: bool = False  # every name is answered (rehearsal)
+
+
+RatesLookup = Callable[[str, str], Rates | None]
+"""Looks a price up by kind of provider and model; None where none is known."""
+
+
+class UnknownModel(Exception):  # noqa: N818 - a value that says what to do, raised within routing
+    """Nobody serves the model; the text says what would bring it and names the nearest."""
+
+
+class Router:
+    """Finds routes. Pure look-ups over what the accounts are known to serve.
+
+    `preferences` is `[models."NAME"].routes` of the configuration: routes in order.
+    """
+
+    def __init__(
+        self,
+        accounts: Sequence[Account],
+        *,
+        preferences: Mapping[str, Sequence[str]] | None = None,
+        hints: Mapping[str, str] | None = None,
+        rates: RatesLookup | None = None,
+    ) -> None:
+        self._accounts = {account.provider.name: account for account in accounts}
+        self._preferences = dict(preferences or {})
+        self._hints = dict(hints or {})
+        self._rates = rates
+        self._served: dict[str, tuple[str, ...]] = {
+            name: account.models for name, account in self._accounts.items()
+        }
+        self._found: dict[str, Route] = {}
+
+    @property
+    def lanes(self) -> list[Lane]:
+        return [account.lane for account in self._accounts.values()]
+
+    def learn(self, provider: str, models: Iterable[str]) -> None:
+        """Note what an account said that it serves."""
+        self._served[provider] = tuple(models)
+        self._found.clear()
+
+    def accounts_to_ask(self) -> list[Account]:
+        """The accounts whose configuration does not say what they serve."""
+        return [
+            account
+            for account in self._accounts.values()
+            if not account.models and not account.serves_any
+        ]
+
+    def models(self) -> list[tuple[str, str]]:
+        """(model name as a client gives it, provider), without globs."""
+        listed: dict[str, str] = {name: "" for name in self._preferences}
+        for provider, names in self._served.items():
+            for name in names:
+                if not _is_glob(name):
+                    listed.setdefault(name, provider)
+        return [(name, provider or self.find(name).provider.name) for name, provider in listed.items()]
+
+    def find(self, model: str) -> Route:
+        """The first route of a model. Raises `UnknownModel`."""
+        route = self._found.get(model)
+        if route is None:
+            route = self._search(model)
+            if len(self._found) > _REMEMBERED_MAX:
+                self._found.clear()
+            self._found[model] = route
+        return route
+
+    def explain(self, model: str) -> str | None:
+        """Why a model cannot be routed; None if it can."""
+        try:
+            self.find(model)
+        except UnknownModel as error:
+            return str(error)
+        return None
+
+    def _search(self, model: str) -> Route:
+        for preferred in self._preferences.get(model, ()):
+            provider, _, name = preferred.partition("/")
+            if provider in self._accounts:
+                return self._route(self._accounts[provider], name)
+        provider, slash, name = model.partition("/")
+        if slash and provider in self._accounts:
+            account = self._accounts[provider]
+            if provider != BUILTIN or model in self._served[provider]:
+                return self._route(account, model if provider == BUILTIN else name)
+        for account in self._accounts.values():
+            served = self._served[account.provider.name]
+            is_builtin = account.provider.name == BUILTIN
+            if account.serves_any or (not is_builtin and _serves(served, model)):
+                return self._route(account, model)
+        raise UnknownModel(self._message(model))
+
+    def _route(self, account: Account, model: str) -> Route:
+        rates = self._rates(account.provider.kind, model) if self._rates else None
+        return Route(account.provider, model, account.lane, rates)
+
+    def _message(self, model: str) -> str:
+        names = [name for names in self._served.values() for name in names if not _is_glob(name)]
+        near = get_close_matches(model, names, n=3, cutoff=0.5)
+        hint = next(
+            (text for glob, text in self._hints.items() if fnmatchcase(model, glob)),
+            "Name it in a provider's `models`, or as provider/model.",
+        )
+        nearest = f" Nearest: {', '.join(near)}." if near else ""
+        return f"The model '{model}' is not served by any configured provider. {hint}{nearest}"
+
+
+_REMEMBERED_MAX = 10_000
+
+
+def _serves(served: Sequence[str], model: str) -> bool:
+    return any(fnmatchcase(model, name) if _is_glob(name) else name == model for name in served)
+
+
+def _is_glob(name: str) -> bool:
+    return any(mark in name for mark in "*?[")

@@ -1,0 +1,109 @@
+"""What a journal adds up to: which lines are done, the counters and the sums.
+
+A tally is only ever fed durable records, one by one, by recovery and by group commit alike:
+so what is shown, billed and decided has one source.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from batchwright.domain.batch import LISTED_LINES_MAX, Closing, Counts
+from batchwright.domain.result import code_name
+from batchwright.domain.usage import Usage
+from batchwright.engine.account import ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, Record
+
+
+class Crashes(NamedTuple):
+    """How often in a row a request was in flight when the process died, and in which epoch last."""
+
+    count: int
+    epoch: int
+
+
+class Tally:
+    """Counters over the durable records of one batch."""
+
+    def __init__(self) -> None:
+        self.completed = 0
+        self.failed = 0
+        self.attempts = 0  # calls made, also those that did not become a result
+        self.cost_nano = 0
+        self.codes: dict[int, int] = {}
+        self.crashes: dict[int, Crashes] = {}  # of undone lines
+        self._tokens = [0, 0, 0, 0]
+        self._done = bytearray()  # one bit per physical line
+        self._maybe_paid: dict[int, None] = {}  # a dict, since sets have no order to repeat
+
+    def is_done(self, line: int) -> bool:
+        byte = line >> 3
+        return byte < len(self._done) and bool(self._done[byte] >> (line & 7) & 1)
+
+    @property
+    def settled(self) -> int:
+        return self.completed + self.failed
+
+    def apply(self, record: Record) -> None:
+        """Count a durable record. A second result of a line is a bug and raises."""
+        if record.flags & (OUTPUT | ERROR):
+            self._apply_result(record)
+        else:
+            self._apply_attempt(record)
+        self.cost_nano += record.cost_nano
+
+    def _apply_result(self, record: Record) -> None:
+        line = record.line
+        if self.is_done(line):
+            raise AssertionError(f"line {line} has two results")
+        self._mark_done(line)
+        self.crashes.pop(line, None)
+        self.attempts += record.attempts
+        if record.flags & OUTPUT:
+            self.completed += 1
+            tokens = self._tokens
+            tokens[0] += record.tokens_in
+            tokens[1] += record.tokens_cached
+            tokens[2] += record.tokens_out
+            tokens[3] += record.tokens_reasoning
+        else:
+            self.failed += 1
+            self.codes[record.code] = self.codes.get(record.code, 0) + 1
+        if record.flags & MAYBE_PAID:
+            self._maybe_paid[line] = None
+
+    def _apply_attempt(self, record: Record) -> None:
+        if record.flags & MAYBE_PAID:
+            self._maybe_paid[record.line] = None
+        if record.flags & IN_CRASH:
+            self.crashes[record.line] = Crashes(record.attempts, record.offset)
+
+    def _mark_done(self, line: int) -> None:
+        byte = line >> 3
+        if byte >= len(self._done):
+            self._done.extend(bytes(max(1024, byte + 1 - len(self._done))))
+        self._done[byte] |= 1 << (line & 7)
+
+    def counts(self, total: int) -> Counts:
+        return Counts(total, self.completed, self.failed)
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(*self._tokens)
+
+    @property
+    def maybe_paid_twice(self) -> int:
+        return len(self._maybe_paid)
+
+    def maybe_paid_lines(self) -> tuple[int, ...]:
+        """The first `LISTED_LINES_MAX` lines of which an answer was lost on the way."""
+        return tuple(sorted(self._maybe_paid)[:LISTED_LINES_MAX])
+
+    def closing(self) -> Closing:
+        return Closing(
+            usage=self.usage,
+            cost_nano=self.cost_nano,
+            codes={code_name(code): count for code, count in sorted(self.codes.items())},
+            attempts=self.attempts,
+            possibly_paid_twice=self.maybe_paid_twice,
+            possibly_paid_twice_lines=self.maybe_paid_lines(),
+        )

@@ -1,0 +1,1 @@
+"""Upstreams. `base` is the interface, beside its implementations."""

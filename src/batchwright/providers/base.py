@@ -1,0 +1,96 @@
+"""The interface to an upstream: how a request becomes an HTTP call and an answer comes back.
+
+A `Provider` knows an account's API: it prepares calls and reads answers, without I/O.
+A `Transport` moves bytes: one HTTP call out, one answer in.
+The engine is given a provider with its transport and never sees which HTTP client it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP call to be made."""
+
+    method: str
+    url: str  # absolute
+    headers: Mapping[str, str]
+    body: bytes  # empty for GET
+    timeout_s: float  # for the whole call; the transport enforces it
+    answer_bytes_max: int  # cap on the decoded answer
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete HTTP answer. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class StreamedAnswer(Protocol):
+    """An answer whose body is still arriving."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, unbuffered. Raises `Ambiguous` if the connection breaks."""
+        ...
+
+
+class Transport(Protocol):
+    """Bytes out, status + headers + bytes in."""
+
+    async def send(self, call: Call) -> Answer:
+        """Make one call and read its whole answer.
+
+        Returns when the call has really ended, so that the caller may give back its slot.
+        Any HTTP status is an answer. Redirects are not followed.
+        Raises `NotSent`, `Ambiguous` or `AnswerTooLarge`, nothing else.
+        """
+        ...
+
+    def stream(self, call: Call) -> AbstractAsyncContextManager[StreamedAnswer]:
+        """Make one call and hand out its answer while it arrives; leaving closes it."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection. Safe twice."""
+        ...
+
+
+class Provider(Protocol):
+    """An account at an upstream."""
+
+    @property
+    def name(self) -> str:
+        """The name in the configuration, unique; shown on result lines as part of the route."""
+        ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def transport(self) -> Transport: ...
+
+    def prepare(self, url: str, body: bytes) -> Call:
+        """The call for a request: `url` is the path of the batch line (`/v1/chat/completions`),
+        `body` its JSON with the route's model name already in place."""
+        ...
+
+    async def list_models(self) -> list[str]:
+        """The names of the models that this account serves now, in its own order.
+
+        Asks the upstream where the configuration does not say. Raises `TransportError`.
+        """
+        ...

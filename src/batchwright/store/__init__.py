@@ -1,0 +1,1 @@
+"""Metadata: files, batches, uploads, keys. `base` is the interface, beside its implementations."""

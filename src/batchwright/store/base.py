@@ -1,0 +1,212 @@
+"""The interface to metadata, in two halves.
+
+`TenantStore` is what a request handler may reach: every method takes the tenant, so that a handler
+cannot forget it. `EngineStore` is what the engine needs across tenants.
+There is no row per request: what is done is told by the journals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from batchwright.domain.batch import Batch
+from batchwright.domain.file import Extent, File
+from batchwright.domain.key import Key
+from batchwright.domain.upload import Part, Upload
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list; `has_more` tells that another follows the last of `items`."""
+
+    items: list[T]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """An `Idempotency-Key` and the fingerprint of the request that it came with."""
+
+    key: str
+    fingerprint: str
+    created_at: float  # Unix seconds; kept for at least 24 h
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentLengths:
+    """The valid lengths in bytes of a segment's three files."""
+
+    output: int
+    error: int
+    account: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The part of a journal that one writer wrote in one epoch; `lengths` None while it writes."""
+
+    batch_id: str
+    epoch: int
+    lengths: SegmentLengths | None
+
+
+class TenantStore(Protocol):
+    """Metadata of one tenant. Each method is one transaction, durable when it returns.
+
+    Another tenant's object is `NotFound`, exactly as one that never was.
+    """
+
+    async def create_file(
+        self,
+        tenant: str,
+        file: File,
+        extents: Sequence[Extent],
+        idempotency: Idempotency | None = None,
+    ) -> File:
+        """Make a file visible. With an idempotency key that was used before for the same request,
+        nothing is changed and the file of then is returned; for another request: `Conflict`."""
+        ...
+
+    async def get_file(self, tenant: str, file_id: str) -> File:
+        """Raises `NotFound` for an unknown, deleted or expired-and-pruned file."""
+        ...
+
+    async def list_files(
+        self,
+        tenant: str,
+        *,
+        after: str | None,
+        limit: int,
+        ascending: bool = False,
+        purpose: str | None = None,
+    ) -> Page[File]:
+        """Ordered by (created_at, id). An `after` that names nothing gives an empty page."""
+        ...
+
+    async def get_extents(self, tenant: str, file_id: str) -> tuple[Extent, ...]:
+        """The bytes of a file, in order. Raises `NotFound`."""
+        ...
+
+    async def delete_file(self, tenant: str, file_id: str) -> None:
+        """Hide a file at once; its bytes go later (`EngineStore.unreferenced`).
+        Raises `NotFound`, the second time too."""
+        ...
+
+    async def create_upload(self, tenant: str, upload: Upload) -> None: ...
+
+    async def get_upload(self, tenant: str, upload_id: str) -> Upload:
+        """Raises `NotFound`."""
+        ...
+
+    async def add_part(self, tenant: str, part: Part) -> None:
+        """Raises `NotFound` for an unknown upload, `Conflict` for one that is not pending."""
+        ...
+
+    async def get_parts(self, tenant: str, upload_id: str) -> list[Part]:
+        """All parts in order of creation."""
+        ...
+
+    async def complete_upload(
+        self, tenant: str, upload_id: str, file: File, extents: Sequence[Extent]
+    ) -> Upload:
+        """Turn the parts into a file, in one transaction. Raises `Conflict` if not pending."""
+        ...
+
+    async def cancel_upload(self, tenant: str, upload_id: str) -> Upload:
+        """Raises `NotFound`; `Conflict` if it is neither pending nor cancelled."""
+        ...
+
+    async def create_batch(
+        self, tenant: str, batch: Batch, idempotency: Idempotency | None = None
+    ) -> Batch:
+        """As `create_file` for the idempotency key."""
+        ...
+
+    async def get_batch(self, tenant: str, batch_id: str) -> Batch: ...
+
+    async def list_batches(self, tenant: str, *, after: str | None, limit: int) -> Page[Batch]:
+        """Newest first, by (created_at, id)."""
+        ...
+
+    async def create_key(self, tenant: str, key: Key) -> None:
+        """Store a key of `key.tenant`; `tenant` is the admin's who asks."""
+        ...
+
+    async def list_keys(self, tenant: str) -> list[Key]:
+        """All keys of all tenants, oldest first: only an admin's handler calls this."""
+        ...
+
+    async def revoke_key(self, tenant: str, key_id: str, at: float) -> Key:
+        """Raises `NotFound`. Revoking twice keeps the first time."""
+        ...
+
+
+class EngineStore(Protocol):
+    """Metadata across tenants. Each method is one transaction, durable when it returns."""
+
+    async def find_key(self, key_id: str) -> Key | None:
+        """A key by its public id, revoked or not."""
+        ...
+
+    async def put_key(self, key: Key) -> None:
+        """Insert or replace a key: the admin key of the first start."""
+        ...
+
+    async def unfinished_batches(self) -> list[Batch]:
+        """Every batch that is not terminal, oldest first."""
+        ...
+
+    async def save_batch(self, batch: Batch, *, was: Batch) -> None:
+        """Replace the row of a batch if its epoch and status are still those of `was`.
+
+        Raises `Superseded` otherwise, having changed nothing.
+        """
+        ...
+
+    async def take_over(self, batch: Batch, frozen: Sequence[Segment]) -> Batch:
+        """Give a batch a new writer: raise its epoch by one, set the lengths of its open segments
+        to those of `frozen`, and add the open segment of the new epoch, in one transaction.
+
+        Returns the batch with its new epoch. Raises `Superseded` if its epoch has moved.
+        """
+        ...
+
+    async def segments(self, batch_id: str) -> list[Segment]:
+        """By epoch, lowest first."""
+        ...
+
+    async def publish(
+        self,
+        batch: Batch,
+        *,
+        was: Batch,
+        closed: Segment | None,
+        files: Sequence[tuple[File, Sequence[Extent]]],
+    ) -> None:
+        """End a batch: freeze its last segment, make its result files visible and save its row,
+        in one transaction, guarded as `save_batch`."""
+        ...
+
+    async def engine_file(self, tenant: str, file_id: str) -> tuple[File, tuple[Extent, ...]] | None:
+        """A visible file with its bytes; None if there is none."""
+        ...
+
+    async def expire(self, now: float) -> int:
+        """Hide files past their `expires_at`, drop idempotency keys older than 48 h, and cancel
+        uploads past theirs. Returns how many objects it changed."""
+        ...
+
+    async def unreferenced(self, limit: int) -> list[str]:
+        """Blob keys that no visible file, pending upload or unfinished batch uses any more.
+
+        Hidden files whose bytes an unfinished batch reads do not count.
+        """
+        ...
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """Drop the rows behind blob keys that `unreferenced` named and that have been deleted."""
+        ...
