@@ -17,7 +17,7 @@ from batchwright.tables.polars_extra import require_polars
 if TYPE_CHECKING:
     import polars as pl
 
-_FIRST_ROWS = 1024
+_FIRST_ROWS = 64  # few, since the size of a row is not known yet
 _ROWS_MAX = 16_384
 _SLICE_BYTES = 16 * 2**20
 

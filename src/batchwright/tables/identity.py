@@ -12,7 +12,7 @@ import msgspec
 
 from batchwright.domain.errors import Damaged, UsageError
 
-_TEXT_SHOWN = 60
+_TEXT_SHOWN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class RunIdentity:
         """What differs from an earlier run, a plain sentence each; empty if nothing does."""
         return [
             *self._input_difference(earlier),
-            *_changed("prompt", earlier.prompt, self.prompt),
-            *_changed("system message", earlier.system, self.system),
-            *_changed("model", earlier.model, self.model),
-            *_changed("column to embed", earlier.embed, self.embed),
+            *_changed("prompt", _quoted(earlier.prompt), _quoted(self.prompt)),
+            *_changed("system message", _quoted(earlier.system), _quoted(self.system)),
+            *_changed("model", _quoted(earlier.model), _quoted(self.model)),
+            *_changed("column to embed", _quoted(earlier.embed), _quoted(self.embed)),
             *self._param_differences(earlier),
-            *_changed("limit", earlier.limit, self.limit),
+            *_changed("limit", _number(earlier.limit), _number(self.limit)),
         ]
 
     def _input_difference(self, earlier: RunIdentity) -> list[str]:
@@ -87,19 +87,26 @@ def _json_values(params: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _changed(what: str, before: str | int | None, now: str | int | None) -> list[str]:
+def _changed(what: str, before: str | None, now: str | None) -> list[str]:
     if before == now:
         return []
     if before is None:
-        return [f"The {what} is {_shown(now)} now; there was none."]
+        return [f"The {what} is {_short(now)} now; there was none."]
     if now is None:
-        return [f"The {what} was {_shown(before)}; there is none now."]
-    return [f"The {what} was {_shown(before)} and is {_shown(now)} now."]
+        return [f"The {what} was {_short(before)}; there is none now."]
+    return [f"The {what} was {_short(before)} and is {_short(now)} now."]
 
 
-def _shown(value: str | int | None) -> str:
-    text = str(value)
-    if not isinstance(value, str):
-        return text
-    text = " ".join(text.split())
-    return f'"{text[:_TEXT_SHOWN]}…"' if len(text) > _TEXT_SHOWN else f'"{text}"'
+def _quoted(text: str | None) -> str | None:
+    return None if text is None else f'"{text}"'
+
+
+def _number(number: int | None) -> str | None:
+    return None if number is None else f"{number:,}"
+
+
+def _short(text: str | None) -> str:
+    """On one line, and with its middle left out where it is long."""
+    line = " ".join((text or "").split())
+    half = _TEXT_SHOWN // 2
+    return line if len(line) <= _TEXT_SHOWN else f"{line[:half]}…{line[-half:]}"

@@ -72,18 +72,24 @@ class LinesWritten:
 
 
 def plan_output(
-    path: str | Path, columns: Sequence[str], *, is_embedding: bool = False, prefix: str = ""
+    path: str | Path,
+    columns: Sequence[str],
+    *,
+    is_embedding: bool = False,
+    prefix: str = "",
+    source: Path | None = None,
 ) -> OutputPlan:
     """Check where the results of a table with these columns would go.
 
     To be called before anything is sent. Raises `UsageError` for an unknown extension, a
-    directory that is not there, or a column that has the name of one of ours.
+    directory that is not there, an output that is the input (`source`), or a column that has
+    the name of one of ours.
     """
     path = Path(path)
     file_format = _format_of(path)
     if file_format == "parquet":
         require_polars()
-    _require_directory(path)
+    _require_place(path, source)
     plan = OutputPlan(
         path=path,
         format=file_format,
@@ -99,10 +105,11 @@ def plan_output(
     return plan
 
 
-def plan_result_lines(path: str | Path) -> Path:
+def plan_result_lines(path: str | Path, *, source: Path | None = None) -> Path:
     """Check where the results of a batch-form input would go.
 
-    To be called before anything is sent. Raises `UsageError` unless it is JSONL.
+    To be called before anything is sent. Raises `UsageError` unless it is JSONL, in a
+    directory that is there, and neither file is the input (`source`).
     """
     path = Path(path)
     if _FORMATS.get(path.suffix.lower()) != "jsonl":
@@ -110,7 +117,8 @@ def plan_result_lines(path: str | Path) -> Path:
             f"{path}: the results of batch requests are lines of JSON; "
             f"name the output {path.with_suffix('.jsonl').name}"
         )
-    _require_directory(path)
+    _require_place(path, source)
+    _require_place(error_path_of(path), source)
     return path
 
 
@@ -191,7 +199,9 @@ def _format_of(path: Path) -> str:
         ) from None
 
 
-def _require_directory(path: Path) -> None:
+def _require_place(path: Path, source: Path | None) -> None:
+    if source is not None and path.resolve() == source.resolve():
+        raise UsageError(f"{path} is the input; give the output another name")
     if path.is_dir():
         raise UsageError(f"{path} is a directory; the name of a file is expected")
     if not path.parent.is_dir():

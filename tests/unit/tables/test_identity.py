@@ -31,9 +31,9 @@ def test_what_differs_is_said_in_sentences() -> None:
         'The prompt was "{a}" and is "{b}" now.',
         'The system message is "s" now; there was none.',
         'The model was "m"; there is none now.',
-        'The parameter n is "1" now; there was none.',
-        'The parameter seed was "7" and is "8" now.',
-        'The parameter stop was "["x"]"; there is none now.',
+        "The parameter n is 1 now; there was none.",
+        "The parameter seed was 7 and is 8 now.",
+        'The parameter stop was ["x"]; there is none now.',
         "The limit is 3 now; there was none.",
     ]
 

@@ -251,6 +251,15 @@ def test_an_output_that_cannot_be_is_refused_beforehand(tmp_path: Path) -> None:
         write_result_lines(tmp_path / "none" / "o.jsonl", [])
 
 
+def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "in.errors.jsonl").touch()
+
+    with pytest.raises(UsageError, match="is the input"):
+        plan_output(tmp_path / "in.csv", [], source=tmp_path / "." / "in.csv")
+    with pytest.raises(UsageError, match="is the input"):
+        plan_result_lines(tmp_path / "in.jsonl", source=tmp_path / "in.errors.jsonl")
+
+
 def test_result_lines_are_parted_into_answers_and_failures(tmp_path: Path) -> None:
     path = plan_result_lines(tmp_path / "out.jsonl")
     lines = [ResultLine(b"1", False), ResultLine(b"2", True), ResultLine(b"3", False)]
