@@ -133,11 +133,15 @@ class SlidingWindow:
         for slot, used in self._slots:
             missing -= used
             if missing <= 1e-9:
-                return (slot + SLOTS_PER_WINDOW + 1) * self._slot_s - now_s
+                return self._gone_in_s(slot, now_s)
         return self._window_s
 
     def reset_s(self, now_s: float) -> float:
-        return self.wait_s(now_s, self.capacity)
+        self.remaining(now_s)
+        return self._gone_in_s(self._slots[-1][0], now_s) if self._slots else 0.0
+
+    def _gone_in_s(self, slot: float, now_s: float) -> float:
+        return (slot + SLOTS_PER_WINDOW + 1) * self._slot_s - now_s
 
 
 _ALGORITHMS: dict[Algorithm, type[Bucket] | type[FixedWindow] | type[SlidingWindow]] = {
