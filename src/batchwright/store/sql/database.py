@@ -18,6 +18,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S", bound="SqlPart")
 
+READS_ONLY = "reads_only"  # the execution option of connections that change nothing
+
 
 class Database:
     """One database and its only connection.
@@ -29,16 +31,21 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._reading = engine.execution_options(**{READS_ONLY: True})
         self._lock = asyncio.Lock()
 
-    async def transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def transact(
+        self, work: Callable[[AsyncConnection], Awaitable[T]], *, reads_only: bool = False
+    ) -> T:
         """Run `work` in one transaction.
 
+        Work that `reads_only` is spared the statement that begins one: nothing else can come
+        between, and each statement costs several changes of thread.
         A caller that is cancelled leaves only when the transaction has ended: broken off in the
         middle, it would take the connection with it.
         """
         async with self._lock:
-            task = asyncio.create_task(self._transact(work))
+            task = asyncio.create_task(self._transact(work, reads_only))
             try:
                 return await asyncio.shield(task)
             except asyncio.CancelledError:
@@ -49,9 +56,11 @@ class Database:
                     task.exception()  # seen: the cancellation is what the caller hears of
                 raise
 
-    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def _transact(
+        self, work: Callable[[AsyncConnection], Awaitable[T]], reads_only: bool
+    ) -> T:
         with translated():
-            async with self._engine.begin() as connection:
+            async with (self._reading if reads_only else self._engine).begin() as connection:
                 return await work(connection)
 
     async def close(self) -> None:
@@ -76,6 +85,20 @@ def transaction(
     async def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._database.transact(
             lambda connection: method(self, connection, *args, **kwargs)
+        )
+
+    return run
+
+
+def reading(
+    method: Callable[Concatenate[S, AsyncConnection, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """As `transaction`, for a method that changes nothing."""
+
+    @wraps(method)
+    async def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._database.transact(
+            lambda connection: method(self, connection, *args, **kwargs), reads_only=True
         )
 
     return run

@@ -35,7 +35,7 @@ from batchwright.store.schema import (
     uploads,
 )
 from batchwright.store.segment_keys import RESULT_LINES, segment_keys
-from batchwright.store.sql.database import SqlPart, transaction
+from batchwright.store.sql.database import SqlPart, reading, transaction
 from batchwright.store.sql.rows import (
     KEY,
     batch_of,
@@ -55,7 +55,7 @@ _TERMINAL = [status.value for status in TERMINAL]
 class SqlEngineStore(SqlPart):
     """See `EngineStore`; each public method is one transaction."""
 
-    @transaction
+    @reading
     async def find_key(self, connection: AsyncConnection, key_id: str) -> Key | None:
         row = (await connection.execute(select(*KEY).where(keys.c.id == key_id))).one_or_none()
         return None if row is None else Key(*row)
@@ -65,7 +65,7 @@ class SqlEngineStore(SqlPart):
         await connection.execute(delete(keys).where(keys.c.id == key.id))
         await connection.execute(insert(keys).values(values_of(key)))
 
-    @transaction
+    @reading
     async def unfinished_batches(self, connection: AsyncConnection) -> list[Batch]:
         query = select(batches).where(_is_unfinished()).order_by(batches.c.created_at, batches.c.id)
         return [batch_of(row) for row in await connection.execute(query)]
@@ -92,7 +92,7 @@ class SqlEngineStore(SqlPart):
         row = await connection.execute(select(batches).where(batches.c.id == batch.id))
         return batch_of(row.one())
 
-    @transaction
+    @reading
     async def segments(self, connection: AsyncConnection, batch_id: str) -> list[Segment]:
         query = select(segments).where(segments.c.batch_id == batch_id).order_by(segments.c.epoch)
         return [segment_of(row) for row in await connection.execute(query)]
@@ -113,7 +113,7 @@ class SqlEngineStore(SqlPart):
         for file, of_file in files:
             await insert_file(connection, file, of_file)
 
-    @transaction
+    @reading
     async def engine_file(
         self, connection: AsyncConnection, tenant: str, file_id: str, *, hidden: bool = False
     ) -> tuple[File, tuple[Extent, ...]] | None:
@@ -139,7 +139,7 @@ class SqlEngineStore(SqlPart):
         await _forget_empty_files(connection)
         return hidden.rowcount + cancelled.rowcount + dropped.rowcount
 
-    @transaction
+    @reading
     async def unreferenced(self, connection: AsyncConnection, limit: int) -> list[str]:
         candidates = union(
             _hidden_extents(), _ended_upload_parts(), _ended_segment_blobs()

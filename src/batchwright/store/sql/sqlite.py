@@ -29,7 +29,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 from batchwright.domain.errors import ConfigError, Damaged, StorageError
 from batchwright.store.migrations import HEAD
 from batchwright.store.schema import METADATA, version
-from batchwright.store.sql.database import Database, translated
+from batchwright.store.sql.database import READS_ONLY, Database, translated
 
 NETWORK_FILE_SYSTEMS = (
     *("9p", "afpfs", "afs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre"),
@@ -167,7 +167,8 @@ def _configure(connection: Any, record: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    if not connection.get_execution_options().get(READS_ONLY):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 async def _checked_version(connection: AsyncConnection) -> str | None:

@@ -16,7 +16,7 @@ from batchwright.domain.upload import Part, Upload
 from batchwright.store import refusals
 from batchwright.store.base import Idempotency, Page
 from batchwright.store.schema import batches, extents, files, idempotency, keys, parts, uploads
-from batchwright.store.sql.database import SqlPart, transaction
+from batchwright.store.sql.database import SqlPart, reading, transaction
 from batchwright.store.sql.rows import (
     EXTENT,
     FILE,
@@ -53,11 +53,11 @@ class SqlTenantStore(SqlPart):
         await insert_file(connection, file, extents)
         return file
 
-    @transaction
+    @reading
     async def get_file(self, connection: AsyncConnection, tenant: str, file_id: str) -> File:
         return await _file(connection, tenant, file_id)
 
-    @transaction
+    @reading
     async def list_files(
         self,
         connection: AsyncConnection,
@@ -75,7 +75,7 @@ class SqlTenantStore(SqlPart):
             connection, files, query, tenant, after, limit, ascending, lambda row: File(*row)
         )
 
-    @transaction
+    @reading
     async def get_extents(
         self, connection: AsyncConnection, tenant: str, file_id: str
     ) -> tuple[Extent, ...]:
@@ -96,7 +96,7 @@ class SqlTenantStore(SqlPart):
     async def create_upload(self, connection: AsyncConnection, tenant: str, upload: Upload) -> None:
         await connection.execute(insert(uploads).values(values_of(replace(upload, tenant=tenant))))
 
-    @transaction
+    @reading
     async def get_upload(self, connection: AsyncConnection, tenant: str, upload_id: str) -> Upload:
         return await _upload(connection, tenant, upload_id)
 
@@ -105,7 +105,7 @@ class SqlTenantStore(SqlPart):
         await _pending_upload(connection, tenant, part.upload_id)
         await connection.execute(insert(parts).values(values_of(part)))
 
-    @transaction
+    @reading
     async def get_parts(
         self, connection: AsyncConnection, tenant: str, upload_id: str
     ) -> list[Part]:
@@ -157,11 +157,11 @@ class SqlTenantStore(SqlPart):
         await connection.execute(insert(batches).values(batch_values(batch)))
         return batch
 
-    @transaction
+    @reading
     async def get_batch(self, connection: AsyncConnection, tenant: str, batch_id: str) -> Batch:
         return await _batch(connection, tenant, batch_id)
 
-    @transaction
+    @reading
     async def list_batches(
         self, connection: AsyncConnection, tenant: str, *, after: str | None, limit: int
     ) -> Page[Batch]:
@@ -172,7 +172,7 @@ class SqlTenantStore(SqlPart):
     async def create_key(self, connection: AsyncConnection, tenant: str, key: Key) -> None:
         await connection.execute(insert(keys).values(values_of(key)))
 
-    @transaction
+    @reading
     async def list_keys(self, connection: AsyncConnection, tenant: str) -> list[Key]:
         query = select(*KEY).order_by(keys.c.created_at, keys.c.id)
         return [Key(*row) for row in await connection.execute(query)]
