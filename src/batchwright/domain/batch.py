@@ -12,7 +12,7 @@ from typing import Any
 
 from batchwright.domain.batch_error import BatchError
 from batchwright.domain.errors import IllegalTransition
-from batchwright.domain.usage import Usage
+from batchwright.domain.usage import NO_USAGE, Usage
 
 
 class Status(StrEnum):
@@ -55,7 +55,7 @@ class Counts:
 class Closing:
     """What is summed up once, when a batch ends; while it runs the journal knows it."""
 
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     cost_nano: int = 0  # billionths of a dollar that the providers bill us
     codes: Mapping[str, int] = field(default_factory=dict)  # failed requests by error code
     attempts: int = 0
@@ -64,6 +64,8 @@ class Closing:
 
 
 LISTED_LINES_MAX = 10_000
+NO_COUNTS = Counts()
+NO_CLOSING = Closing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,8 @@ class Batch:
     expired_at: float | None = None
     cancelling_at: float | None = None
     cancelled_at: float | None = None
-    counts: Counts = Counts()
-    closing: Closing = Closing()
+    counts: Counts = NO_COUNTS
+    closing: Closing = NO_CLOSING
     metadata: Mapping[str, str] | None = None
     output_ttl_s: int | None = None  # `output_expires_after.seconds`
     options: Mapping[str, Any] = field(default_factory=dict)  # our extensions, as given

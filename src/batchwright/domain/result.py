@@ -45,24 +45,30 @@ def answer_line(
     `head` is `line_head(...)`; `body` one JSON object on one line; `ours` the JSON object under
     the key `batchwright`.
     """
-    return b'%b,"custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":null,"batchwright":%b}\n' % (  # noqa: E501
-        head,
-        _json_string(custom_id),
-        status,
-        _json_string(request_id),
-        body,
-        ours,
+    return (
+        b'%b,"custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":null,"batchwright":%b}\n'
+        % (
+            head,
+            _json_string(custom_id),
+            status,
+            _json_string(request_id),
+            body,
+            ours,
+        )
     )
 
 
 def failure_line(head: bytes, custom_id: str, code: Code, message: str, ours: bytes) -> bytes:
     """A result line of a request that got no answer."""
-    return b'%b,"custom_id":%b,"response":null,"error":{"code":"%b","message":%b},"batchwright":%b}\n' % (  # noqa: E501
-        head,
-        _json_string(custom_id),
-        code.wire.encode(),
-        _json_string(message),
-        ours,
+    return (
+        b'%b,"custom_id":%b,"response":null,"error":{"code":"%b","message":%b},"batchwright":%b}\n'
+        % (
+            head,
+            _json_string(custom_id),
+            code.wire.encode(),
+            _json_string(message),
+            ours,
+        )
     )
 
 

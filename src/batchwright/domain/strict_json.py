@@ -32,7 +32,7 @@ _decode_raw = msgspec.json.Decoder(Raw).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
-class BadJson(ValueError):  # noqa: N818 -- named by what the text is
+class BadJson(ValueError):
     """The text breaks a rule of this module; `reason` completes "the line is …"."""
 
     def __init__(self, reason: str) -> None:

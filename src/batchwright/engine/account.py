@@ -57,9 +57,7 @@ def pack(record: tuple[int | float, ...]) -> bytes:
 
 def mark(epoch: int, output: int, error: int, account: int, at: float) -> bytes:
     """A mark: the three files are synced up to these lengths."""
-    return pack(
-        (0, 0, 0, MARK, 0, epoch & 0xFFFF, 0, 0, 0, 0, output, error, at, account, 0, 0)
-    )
+    return pack((0, 0, 0, MARK, 0, epoch & 0xFFFF, 0, 0, 0, 0, output, error, at, account, 0, 0))
 
 
 def marked_lengths(record: Record) -> tuple[int, int, int]:

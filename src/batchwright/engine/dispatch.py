@@ -27,18 +27,19 @@ from batchwright.domain.file import Extent
 from batchwright.domain.lines import LineSplitter
 from batchwright.domain.request import Request, parse_request, with_model
 from batchwright.domain.result import OK, Code, answer_line, failure_line, head_prefix, line_head
-from batchwright.domain.usage import Usage
 from batchwright.engine.account import MAYBE_PAID
 from batchwright.engine.journal import Journal
 from batchwright.engine.lane import FEED_LOW, Feed, Lane
 from batchwright.engine.recovery import CRASHES_MAX, Recovered
-from batchwright.engine.retry import Decision, Outcome, decide
+from batchwright.engine.retry import Decision, decide
 from batchwright.engine.routing import Route, Router, UnknownModel
 from batchwright.engine.runtime import Runtime
 from batchwright.engine.settings import EngineSettings
 from batchwright.engine.slots import ENTRY_BYTES, SlotTable
 from batchwright.providers.base import Answer
 from batchwright.store.base import Segment
+
+Outcome = Answer | TransportError | BadAnswer
 
 FEED_MAX = 512  # requests read ahead for a lane
 WAITING_MAX = 1024  # requests that wait to be tried again; above it nothing new is read
@@ -245,7 +246,7 @@ class BatchRun:
             if number in self._lost_lines():
                 self._give_up(request, route, 0, True, Code.WORKER_LOST, _WORKER_LOST, None)
                 return
-            if crashes.count >= CRASHES_MAX:
+            if crashes.in_a_row >= CRASHES_MAX:
                 self._alone.append(pending)
                 return
         feed = self._feed(route.lane)
@@ -313,7 +314,7 @@ class BatchRun:
 
     def _conclude(self, pending: Pending, slot: int, outcome: Outcome) -> None:
         """Decide what an attempt means, and act on it."""
-        if isinstance(outcome, Answer) and outcome.status == OK:
+        if isinstance(outcome, Answer) and 200 <= outcome.status < 300:
             try:
                 checked = check_answer(pending.request.url, outcome.body)
             except BadAnswer as error:
@@ -326,34 +327,32 @@ class BatchRun:
             attempt=pending.attempts + 1,
             max_attempts=self._settings.max_attempts,
             random=self._runtime.random,
-            now=self._runtime.now(),
+            now_s=self._runtime.now(),
         )
-        self._tell_lane(pending.route.lane, decision)
-        if decision.counts_attempt and not self._is_void(pending.route.lane, decision):
+        lane, rule = pending.route.lane, decision.rule
+        self._tell_lane(lane, decision, outcome)
+        is_outage = lane.tripped is not None and rule.slows_lane
+        if rule.uses_attempt and not is_outage:
             pending.attempts += 1
-        pending.is_maybe_paid = pending.is_maybe_paid or decision.may_have_been_paid
+        pending.is_maybe_paid = pending.is_maybe_paid or (rule.may_be_paid and decision.retry)
         if decision.retry:
-            self._try_again(pending, slot, decision)
+            self._try_again(pending, slot, decision, outcome)
         else:
             self._fail(pending, slot, outcome)
 
-    def _tell_lane(self, lane: Lane, decision: Decision) -> None:
-        if decision.stop_reason is not None:
-            lane.trip(f"{lane.name}: {decision.stop_reason}")
-        elif decision.pauses_lane_s is not None:
-            lane.pause(decision.pauses_lane_s)
-        elif decision.is_unreachable:
-            lane.report_trouble(f"{lane.name} cannot be reached: {decision.reason}")
+    def _tell_lane(self, lane: Lane, decision: Decision, outcome: Outcome) -> None:
+        """Let the lane learn from a failure: a wait, a stopped credential, an outage."""
+        rule = decision.rule
+        if rule.stops_credential:
+            lane.trip(f"{lane.name}: {rule.cause.replace('_', ' ')} ({_said(outcome)})")
+        elif decision.stops_lane_s:
+            lane.pause(decision.stops_lane_s)
+        elif rule.slows_lane and rule.cause != "rate_limited":
+            lane.report_trouble(f"{lane.name} does not answer: {_said(outcome)}")
         else:
             lane.report_success()
 
-    def _is_void(self, lane: Lane, decision: Decision) -> bool:
-        """Whether the failure is the provider's outage and not held against the request."""
-        return lane.tripped is not None and decision.is_unreachable
-
-    def _succeed(
-        self, pending: Pending, slot: int, answer: Answer, checked: CheckedAnswer
-    ) -> None:
+    def _succeed(self, pending: Pending, slot: int, answer: Answer, checked: CheckedAnswer) -> None:
         request, route, usage = pending.request, pending.route, checked.usage
         route.lane.report_success()
         route.lane.settle_tokens(pending.tokens, usage.total_tokens)
@@ -388,15 +387,15 @@ class BatchRun:
             token=(route.lane, slot, len(text) + len(request.body)),
         )
 
-    def _try_again(self, pending: Pending, slot: int, decision: Decision) -> None:
+    def _try_again(self, pending: Pending, slot: int, decision: Decision, outcome: Outcome) -> None:
         """Give up the slot and wait for the next attempt in the heap."""
         token = (pending.route.lane, slot, 0)
-        if decision.may_have_been_paid:
+        if decision.rule.may_be_paid:
             # The slot is held until the loss is on record, so that a crash cannot hide it.
             self._journal.add_attempt(
                 pending.request.line,
                 lane=pending.route.lane.tag,
-                code=decision.code,
+                code=_code(outcome),
                 flags=MAYBE_PAID,
                 attempts=pending.tries,
                 token=token,
@@ -443,13 +442,14 @@ class BatchRun:
             )
             self._add_error(pending.request.line, text, outcome.status, pending, token)
             return
-        code = Code.REQUEST_FAILED
-        if isinstance(outcome, AnswerTooLarge):
-            code = Code.RESPONSE_TOO_LARGE
-        elif isinstance(outcome, BadAnswer):
-            code = Code.INVALID_RESPONSE
         self._give_up(
-            pending.request, pending.route, tries, is_maybe_paid, code, str(outcome), token
+            pending.request,
+            pending.route,
+            tries,
+            is_maybe_paid,
+            Code(_code(outcome)),
+            str(outcome),
+            token,
         )
 
     def _give_up(
@@ -611,6 +611,24 @@ _NOT_RUN = {
     ),
     Code.BATCH_CANCELLED: "This request was not executed because the batch was cancelled.",
 }
+
+
+def _code(outcome: Outcome) -> int:
+    """The code of an outcome in account records."""
+    match outcome:
+        case Answer():
+            return outcome.status
+        case AnswerTooLarge():
+            return Code.RESPONSE_TOO_LARGE
+        case BadAnswer():
+            return Code.INVALID_RESPONSE
+        case _:
+            return Code.REQUEST_FAILED
+
+
+def _said(outcome: Outcome) -> str:
+    """What went wrong, short and without data, for the operator."""
+    return f"HTTP {outcome.status}" if isinstance(outcome, Answer) else str(outcome)
 
 
 def _ours(route: Route | None, tries: int, cost_nano: int | None) -> bytes:

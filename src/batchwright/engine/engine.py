@@ -1,4 +1,4 @@
-"""The engine: what the edges call. One `Engine` owns a data directory, its lanes and its batches."""
+"""The engine: what the edges call. One `Engine` owns a data directory and its batches."""
 
 from __future__ import annotations
 
@@ -210,7 +210,13 @@ class Engine:
     # Files
 
     def new_file(
-        self, tenant: str, *, purpose: str, filename: str, size_bytes: int, sha256: str | None,
+        self,
+        tenant: str,
+        *,
+        purpose: str,
+        filename: str,
+        size_bytes: int,
+        sha256: str | None,
         ttl_s: int | None = None,
     ) -> File:
         """A File value with its id and times; files for batches expire after 30 days."""
@@ -322,4 +328,3 @@ def hold(lane: Lane, is_held: bool) -> None:
     was_held, lane.is_held = lane.is_held, is_held
     if was_held and not is_held:
         lane.wake()
-

@@ -55,13 +55,19 @@ class Recovered:
     segments: tuple[Segment, ...]  # the older ones, frozen
 
 
-async def take_over(batch: Batch, *, store: EngineStore, blobs: Blobs) -> Recovered:
+async def take_over(
+    batch: Batch, *, store: EngineStore, blobs: Blobs, closed: Segment | None = None
+) -> Recovered:
     """Recover a batch and become its writer, fencing any older one.
 
-    Raises `Damaged`, or `Superseded` if another process took it over meanwhile.
+    `closed` is a segment that this process itself has closed, after its disk was full: what is
+    valid of it is known. Raises `Damaged`, or `Superseded` if another process took over meanwhile.
     """
     tally = Tally()
-    segments = await store.segments(batch.id)
+    segments = [
+        closed if closed is not None and closed.epoch == segment.epoch else segment
+        for segment in await store.segments(batch.id)
+    ]
     frozen = [
         Segment(segment.batch_id, segment.epoch, await _replay(segment, blobs, tally))
         for segment in segments
@@ -69,9 +75,7 @@ async def take_over(batch: Batch, *, store: EngineStore, blobs: Blobs) -> Recove
     suspects = [
         suspect
         for segment in segments
-        for suspect in judge_in_flight(
-            await _left_in_flight(segment, blobs), tally, segment.epoch
-        )
+        for suspect in judge_in_flight(await _left_in_flight(segment, blobs), tally, segment.epoch)
     ]
     batch = await store.take_over(batch, frozen)
     keys = SegmentKeys.of(batch.id, batch.epoch)
@@ -100,6 +104,11 @@ async def _replay_open(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentL
     Holds only the records since the last mark, which is one group.
     """
     keys = SegmentKeys.of(segment.batch_id, segment.epoch)
+    if await blobs.size(keys.account) is None:
+        return SegmentLengths(0, 0, 0)  # its writer died before it made its files
+    # What a killed writer wrote may still be in the system's cache only: what counts is durable.
+    await blobs.append([(key, b"") for key in (keys.output, keys.error, keys.account)])
+    await blobs.release((keys.output, keys.error, keys.account))
     size = await blobs.size(keys.account) or 0
     marked = (0, 0, 0)
     position = 0
@@ -208,6 +217,6 @@ def judge_in_flight(in_flight: list[InFlight], tally: Tally, epoch: int) -> list
         before = tally.crashes.get(entry.line, Crashes(0, -1))
         if tally.is_done(entry.line) or before.epoch >= epoch:
             continue  # answered after all, or judged by a recovery that died itself
-        is_cause = len(in_flight) == 1 and before.count >= CRASHES_MAX
-        suspects.append(Suspect(entry.line, before.count + 1, epoch, is_cause))
+        is_cause = len(in_flight) == 1 and before.in_a_row >= CRASHES_MAX
+        suspects.append(Suspect(entry.line, before.in_a_row + 1, epoch, is_cause))
     return suspects

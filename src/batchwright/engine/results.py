@@ -50,9 +50,7 @@ async def results_page(
     return ResultsPage(lines, f"{epoch}.{position}", False)
 
 
-async def _results(
-    segment: Segment, blobs: Blobs, start: int
-) -> AsyncIterator[tuple[Record, int]]:
+async def _results(segment: Segment, blobs: Blobs, start: int) -> AsyncIterator[tuple[Record, int]]:
     """The result records from byte `start` on, each with the position behind it."""
     position = start
     async for record in read_records(segment, blobs, start, with_marks=True):

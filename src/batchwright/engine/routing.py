@@ -65,7 +65,7 @@ RatesLookup = Callable[[str, str], Rates | None]
 """Looks a price up by kind of provider and model; None where none is known."""
 
 
-class UnknownModel(Exception):  # noqa: N818 - a value that says what to do, raised within routing
+class UnknownModel(Exception):
     """Nobody serves the model; the text says what would bring it and names the nearest."""
 
 
@@ -111,12 +111,12 @@ class Router:
 
     def models(self) -> list[tuple[str, str]]:
         """(model name as a client gives it, provider), without globs."""
-        listed: dict[str, str] = {name: "" for name in self._preferences}
+        listed = {name: self.find(name).provider.name for name in self._preferences}
         for provider, names in self._served.items():
             for name in names:
                 if not _is_glob(name):
                     listed.setdefault(name, provider)
-        return [(name, provider or self.find(name).provider.name) for name, provider in listed.items()]
+        return list(listed.items())
 
     def find(self, model: str) -> Route:
         """The first route of a model. Raises `UnknownModel`."""

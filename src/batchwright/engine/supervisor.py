@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -23,11 +24,11 @@ from batchwright.domain.file import RESULT_PURPOSE, Extent, File
 from batchwright.domain.result import Code
 from batchwright.engine.dispatch import BatchRun
 from batchwright.engine.journal import SegmentKeys
-from batchwright.engine.recovery import forget_in_flight, take_over
+from batchwright.engine.recovery import Recovered, forget_in_flight, take_over
 from batchwright.engine.routing import Router
 from batchwright.engine.runtime import Runtime, new_id
 from batchwright.engine.settings import EngineSettings
-from batchwright.engine.validate import ValidationReport, Validator
+from batchwright.engine.validate import ValidationRules, Validator
 from batchwright.store.base import EngineStore, Segment
 
 RETRY_STORAGE_S = 5.0
@@ -60,6 +61,8 @@ class Supervisor:
         self._event = asyncio.Event()
         self._is_stopping = False
         self._deadline = _deadline(batch, runtime)
+        self._recovered: Recovered
+        self._closed: Segment | None = None  # what this process wrote before its disk was full
 
     async def run(self) -> None:
         """Take the batch to its end, or to where a stop or damage leaves it."""
@@ -83,6 +86,13 @@ class Supervisor:
         self.signal()
         return self.batch
 
+    def progress(self, batch: Batch) -> Batch:
+        """`batch` with what its journal has made durable by now."""
+        run = self.current
+        if run is None or batch.is_terminal:
+            return batch
+        return replace(batch, counts=run.tally.counts(run.total), closing=run.tally.closing())
+
     def signal(self) -> None:
         """Look again: something happened."""
         self._event.set()
@@ -96,64 +106,69 @@ class Supervisor:
 
     async def _validate(self) -> bool:
         """Validate the input file; returns whether there are requests to be run."""
-        if self.batch.in_progress_at is not None or self.batch.counts.total:
+        if self.batch.counts.total:
             return True
-        report = await self._validation_report()
-        if report is None:
+        errors, counts, model = await self._findings()
+        if self._is_stopping:
             return False
         async with self._changing:
-            was_cancelled = self.batch.status is Status.CANCELLING
-            if report.errors and not was_cancelled:
-                await self._save(Status.FAILED, errors=tuple(report.errors))
-            elif report.errors:
-                await self._publish(Status.CANCELLED, None, [])
-            elif was_cancelled:
-                await self._save_fields(counts=Counts(report.total), model=report.model)
+            if self.batch.status is Status.CANCELLING:
+                if errors:
+                    await self._publish(Status.CANCELLED, None, [])
+                else:
+                    await self._save_fields(counts=counts, model=model)
+            elif errors:
+                await self._save(Status.FAILED, errors=errors)
             else:
-                counts = Counts(report.total)
-                await self._save(Status.IN_PROGRESS, counts=counts, model=report.model)
-        return not report.errors
+                await self._save(Status.IN_PROGRESS, counts=counts, model=model)
+        return not errors
 
-    async def _validation_report(self) -> ValidationReport | None:
-        """None if a stop came first."""
-        batch = self.batch
+    async def _findings(self) -> tuple[tuple[BatchError, ...], Counts, str | None]:
+        """Errors, counts and the one model of the input file."""
+        batch, settings = self.batch, self._settings
         found = await self._store.engine_file(batch.tenant, batch.input_file_id)
         if found is None:
-            missing = f"Cannot find file {batch.input_file_id}."
-            return ValidationReport.of_error(BatchError("invalid_request", missing, "file_id"))
-        validator = Validator(
+            missing = f"Cannot find file {batch.input_file_id}, or it was deleted."
+            return (BatchError("invalid_request", missing, "file_id"),), Counts(), None
+        rules = ValidationRules(
             batch.endpoint,
-            resolve_model=lambda model, endpoint: self._router.explain(model),
-            requests_max=self._settings.requests_per_batch,
-            embedding_inputs_max=self._settings.embedding_inputs_per_batch,
-            line_bytes_max=self._settings.line_bytes_max,
-            one_model_per_file=self._settings.one_model_per_file,
+            requests_max=settings.requests_per_batch,
+            embedding_inputs_max=settings.embedding_inputs_per_batch,
+            line_bytes_max=settings.line_bytes_max,
+            one_model_per_file=settings.one_model_per_file,
         )
+        validator = Validator(rules, lambda model, _endpoint: self._router.explain(model))
         async for chunk in read_extents(self._blobs, found[1]):
-            await self._blobs.offload(lambda chunk=chunk: validator.feed(chunk))
+            await self._blobs.offload(partial(validator.feed, chunk))
             if self._is_stopping:
-                return None
-        return await self._blobs.offload(validator.finish)
+                break
+        report = await self._blobs.offload(validator.finish)
+        return report.errors, Counts(report.total), report.model
 
     # Running
 
     async def _run_requests(self) -> None:
         while not self._is_stopping:
-            run = await self._open_run()
             try:
-                ended_as = await self._until_settled(run)
-                if ended_as is not None:
-                    await self._conclude(run, ended_as)
-                    return
+                await self._run_epoch()
+                return
             except NoSpace as error:
-                self.problem = f"the disk is full: {error}"
-                log.error("batch waits for space", batch=self.batch.id)
-            finally:
-                self.current = None
-                await run.close()
-            if not self._is_stopping:
-                await self._runtime.sleep(RETRY_STORAGE_S)
-                self.problem = None
+                self.problem = f"waiting for disk space: {error}"
+                log.error("batch waits for disk space", batch=self.batch.id)
+            await self._runtime.sleep(RETRY_STORAGE_S)
+            self.problem = None
+
+    async def _run_epoch(self) -> None:
+        run = await self._open_run()
+        try:
+            await run.note_suspects()
+            await forget_in_flight(self._recovered, self._blobs)
+            ended_as = await self._until_settled(run)
+            if ended_as is not None:
+                await self._conclude(run, ended_as)
+        finally:
+            self.current = None
+            self._closed = await run.close()
 
     async def _open_run(self) -> BatchRun:
         batch = self.batch
@@ -161,10 +176,12 @@ class Supervisor:
         if found is None:
             raise Damaged(f"the input file {batch.input_file_id} is gone")
         async with self._changing:
-            recovered = await take_over(self.batch, store=self._store, blobs=self._blobs)
+            recovered = await take_over(
+                self.batch, store=self._store, blobs=self._blobs, closed=self._closed
+            )
             self.batch = recovered.batch
-        self._segments = recovered.segments
-        run = BatchRun(
+        self._recovered = recovered
+        self.current = BatchRun(
             batch=self.batch,
             recovered=recovered,
             extents=found[1],
@@ -174,10 +191,7 @@ class Supervisor:
             settings=self._settings,
             on_change=self.signal,
         )
-        await run.note_suspects()
-        await forget_in_flight(recovered, self._blobs)
-        self.current = run
-        return run
+        return self.current
 
     async def _until_settled(self, run: BatchRun) -> Status | None:
         """Run until something ends it: the state to end in, or None for a stop."""
@@ -221,7 +235,7 @@ class Supervisor:
                 await self._save(Status.FINALIZING)
             if self.batch.status is Status.CANCELLING:
                 ended_as = Status.CANCELLED
-            await self._publish(ended_as, await run.close(), [*self._segments], run)
+            await self._publish(ended_as, await run.close(), [*self._recovered.segments], run)
         log.info(
             "batch ended",
             batch=self.batch.id,
@@ -301,5 +315,3 @@ def _deadline(batch: Batch, runtime: Runtime) -> float | None:
     if batch.expires_at is None:
         return None
     return runtime.monotonic() + batch.expires_at - runtime.now()
-
-

@@ -17,7 +17,7 @@ from batchwright.engine.account import ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, Reco
 class Crashes(NamedTuple):
     """How often in a row a request was in flight when the process died, and in which epoch last."""
 
-    count: int
+    in_a_row: int
     epoch: int
 
 

@@ -1,0 +1,1 @@
+"""batchwright: a file of AI requests in, a file of answers out."""

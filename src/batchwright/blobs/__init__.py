@@ -1,0 +1,1 @@
+"""Bytes: input files and journals. `base` is the interface, beside its implementations."""

@@ -1,0 +1,299 @@
+"""The strict check of an answer before it is spliced into a result line.
+
+An answer passes when it is valid UTF-8, one JSON object of its endpoint's shape, without an
+`error` at its top, with finite numbers, no lone surrogate, and at most 100 levels deep.
+
+Theory of operation: one typed decode by msgspec reads the few keys that matter and skips the
+rest. It skips strictly: malformed tokens, control characters and lone surrogates are found. Three
+things it does not see in skipped parts, and each has a quick search that nearly always says no:
+
+- UTF-8: `isascii`, else a decode;
+- numbers beyond a double: an exponent of three digits, or 155 digits on end, is looked for;
+- depth: as many brackets as levels are needed.
+
+Where a search says "perhaps", the numbers or the levels outside of strings decide.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from batchwright.domain.errors import BatchwrightError
+from batchwright.domain.strict_json import outside_strings
+from batchwright.domain.usage import NO_USAGE, Usage, clamped
+
+DEPTH_MAX = 100
+EXCERPT_BYTES_MAX = 2048
+ERROR_BODY_BYTES_MAX = 64 * 1024  # a larger error answer is reduced to an excerpt
+
+_EXPONENT_LOWER = re.compile(rb"e\+?[0-9]{3}")
+_EXPONENT_UPPER = re.compile(rb"E\+?[0-9]{3}")
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
+_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_LONG_RUN = b"0" * 155  # 154 digits with an exponent of two stay below 1e308
+_NUMBER = re.compile(rb"[0-9][0-9.]*+(?:[eE][+-]?+[0-9]++)?+")
+
+
+class BadAnswer(BatchwrightError):
+    """A 200 whose body is no answer: never a success line. `reason` is short and holds no data."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAnswer:
+    """An answer that passed the check."""
+
+    body: bytes  # one line, ready to be spliced into a result line
+    usage: Usage
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _Tokens(msgspec.Struct, gc=False):
+    """`usage` in the names of chat completions and embeddings, or of responses."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+
+
+class _Object(msgspec.Struct):
+    """An answer of any endpoint."""
+
+    error: Any = None
+    usage: _Tokens | None = None
+
+
+class _Choices(_Object, kw_only=True):
+    choices: list[msgspec.Raw]
+
+
+class _Data(_Object, kw_only=True):
+    data: list[msgspec.Raw]
+
+
+class _Results(_Object, kw_only=True):
+    results: list[msgspec.Raw]
+
+
+class _Response(_Object, kw_only=True):
+    output: list[msgspec.Raw]
+    status: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    decoder: msgspec.json.Decoder[Any]
+    array: str | None  # the key that must hold an array
+
+
+def _shape(kind: type[_Object], array: str | None) -> _Shape:
+    return _Shape(msgspec.json.Decoder(kind), array)
+
+
+_OUT_OF_RANGE = "the body holds a number out of range"
+_ANY = _shape(_Object, None)
+_SHAPES = {
+    "/v1/chat/completions": _shape(_Choices, "choices"),
+    "/v1/completions": _shape(_Choices, "choices"),
+    "/v1/embeddings": _shape(_Data, "data"),
+    "/v1/moderations": _shape(_Results, "results"),
+    "/v1/responses": _shape(_Response, "output"),
+}
+_WHOLE: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+
+
+def check_answer(url: str, body: bytes) -> CheckedAnswer:
+    """Check the body of a 200 of the endpoint `url` (`/v1/…`), strictly, and read its usage.
+
+    An endpoint that is not known may answer any object. Figures of usage that make no sense
+    count as 0 and do not spoil the answer. Raises `BadAnswer`.
+    """
+    shape = _SHAPES.get(url, _ANY)
+    is_ascii = body.isascii()
+    if not is_ascii:
+        _require_utf8(body)
+    try:
+        answer = shape.decoder.decode(body)
+        error, usage = answer.error, _usage(answer.usage)
+    except msgspec.ValidationError:
+        answer, usage = _read_leniently(shape, body)
+        error = answer.error
+    except (msgspec.DecodeError, RecursionError) as cause:
+        raise _malformed(body) from cause
+    if error is not None and not _is_failed_response(answer):
+        raise BadAnswer("an error inside an answer with status 200")
+    if _may_overflow(body):
+        _require_finite(body)
+    if body.count(b"{") + body.count(b"[") > DEPTH_MAX:
+        _require_shallow(body)
+    return CheckedAnswer(_single_line(body, is_ascii), usage)
+
+
+def error_body(status: int, body: bytes, location: str | None = None) -> bytes:
+    """The `{"error": {message, type, param, code}}` of a result line for an answer other than 2xx.
+
+    An upstream body of that shape is kept as it came, on one line. Anything else is wrapped: its
+    first 2 KiB become the message. Of a redirect's `location` the host alone is named.
+    """
+    if len(body) <= ERROR_BODY_BYTES_MAX and _is_error_object(body):
+        return _single_line(body, body.isascii())
+    message = f"HTTP {status}: {_redirect(location) or excerpt(body) or 'the body is empty'}"
+    error = {"message": message, "type": "upstream_error", "param": None, "code": None}
+    return _single_line(msgspec.json.encode({"error": error}), is_ascii=False)
+
+
+def excerpt(body: bytes) -> str:
+    """The first 2 KiB of a body as text, for a message; what is no UTF-8 shows as `\\ufffd`."""
+    return body[:EXCERPT_BYTES_MAX].decode("utf-8", "replace").strip()
+
+
+def _redirect(location: str | None) -> str | None:
+    if location is None:
+        return None
+    try:
+        host = urlsplit(location).hostname or "the same host"
+    except ValueError:
+        host = "an unreadable address"
+    return f"a redirect to {host}, which is not followed"
+
+
+def _require_utf8(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as cause:
+        raise BadAnswer("the body is not valid UTF-8") from cause
+
+
+def _malformed(body: bytes) -> BadAnswer:
+    if not body.strip():
+        return BadAnswer("the body is empty")
+    if body.lstrip()[:1] == b"<":
+        return BadAnswer("the body is HTML or XML, not JSON")
+    return BadAnswer("the body is not valid JSON")
+
+
+def _usage(tokens: _Tokens | None) -> Usage:
+    if tokens is None:
+        return NO_USAGE
+    inputs = tokens.prompt_tokens_details or tokens.input_tokens_details
+    outputs = tokens.completion_tokens_details or tokens.output_tokens_details
+    return Usage(
+        clamped(tokens.prompt_tokens or tokens.input_tokens or 0),
+        clamped(inputs.cached_tokens or 0) if inputs is not None else 0,
+        clamped(tokens.completion_tokens or tokens.output_tokens or 0),
+        clamped(outputs.reasoning_tokens or 0) if outputs is not None else 0,
+    )
+
+
+def _read_leniently(shape: _Shape, body: bytes) -> tuple[_Object, Usage]:
+    """The typed decode refused a type: find out whether only the usage is at fault."""
+    whole = _decode_whole(body)
+    if not isinstance(whole, dict):
+        raise BadAnswer("the body is JSON, but no object")
+    if shape.array is not None and not isinstance(whole.get(shape.array), list):
+        raise BadAnswer(f"the body has no array `{shape.array}`")
+    tokens = _lenient_tokens(whole.get("usage"))
+    return _Object(error=whole.get("error")), _usage(tokens)
+
+
+def _lenient_tokens(usage: object) -> _Tokens | None:
+    if not isinstance(usage, dict):
+        return None
+    known: dict[str, Any] = {
+        name: clamped(usage.get(name))
+        for name in ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
+    }
+    for side in ("prompt", "completion", "input", "output"):
+        details = usage.get(f"{side}_tokens_details")
+        if isinstance(details, dict):
+            known[f"{side}_tokens_details"] = _Details(
+                clamped(details.get("cached_tokens")), clamped(details.get("reasoning_tokens"))
+            )
+    return _Tokens(**known)
+
+
+def _is_failed_response(answer: _Object) -> bool:
+    # A response object that says of itself that it failed is a whole answer, and was billed:
+    # success is the HTTP status, not the content.
+    return isinstance(answer, _Response) and answer.status == "failed"
+
+
+def _may_overflow(body: bytes) -> bool:
+    return (
+        _EXPONENT_LOWER.search(body) is not None
+        or (b"E" in body and _EXPONENT_UPPER.search(body) is not None)
+        or _LONG_RUN in body.translate(_AS_ZEROS)
+    )
+
+
+def _require_finite(body: bytes) -> None:
+    """Read every number as a double; the body is valid JSON."""
+    for number in _NUMBER.finditer(outside_strings(body)):
+        if math.isinf(float(number[0])):
+            raise BadAnswer(_OUT_OF_RANGE)
+
+
+def _decode_whole(body: bytes) -> Any:
+    try:
+        return _WHOLE.decode(body)
+    except msgspec.ValidationError as cause:
+        raise BadAnswer(_OUT_OF_RANGE) from cause
+    except (msgspec.DecodeError, RecursionError) as cause:
+        raise _malformed(body) from cause
+
+
+def _require_shallow(body: bytes) -> None:
+    """Count the levels: every round takes the innermost level away. The body is valid JSON."""
+    brackets = outside_strings(body).translate(_AS_SQUARE, _NOT_BRACKETS)
+    for _ in range(DEPTH_MAX):
+        if not brackets:
+            return
+        brackets = brackets.replace(b"[]", b"")
+    if brackets:
+        raise BadAnswer(f"the body is nested deeper than {DEPTH_MAX} levels")
+
+
+def _single_line(body: bytes, is_ascii: bool) -> bytes:
+    """The same JSON value without any character that some reader takes for the end of a line.
+
+    Raw `\\n` and `\\r` stand between tokens only (a string may not hold them), the others in
+    strings only.
+    """
+    if b"\n" in body or b"\r" in body:
+        body = body.replace(b"\r", b" ").replace(b"\n", b" ").strip()
+    if is_ascii:
+        return body
+    if b"\xe2\x80" in body:
+        body = body.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    return body.replace(b"\xc2\x85", b"\\u0085")
+
+
+def _is_error_object(body: bytes) -> bool:
+    try:
+        body.decode()
+        whole = _WHOLE.decode(body)
+        _require_shallow(body)
+        _require_finite(body)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError, BadAnswer):
+        return False
+    error = whole.get("error") if isinstance(whole, dict) else None
+    return isinstance(error, dict) and isinstance(error.get("message"), str)
