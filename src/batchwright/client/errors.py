@@ -1,0 +1,157 @@
+"""What can go wrong on the way to a server, as one tree.
+
+`BatchwrightError`
+├── `ServerUnreachable`     no complete answer came back: connection, timeout, broken answer
+├── `ApiError`              the server answered with an error
+│   ├── `BadRequest`        400, 413, 415, 422 …: the same call cannot succeed
+│   ├── `Unauthenticated`   401
+│   ├── `Forbidden`         403
+│   ├── `ObjectNotFound`    404
+│   ├── `StateConflict`     409
+│   ├── `RateLimited`       429
+│   └── `ServerFailed`      5xx
+├── `BatchInvalid`          a batch failed validation; it names the lines
+└── `RequestsFailed`        some direct requests failed and `on_error="raise"` was asked for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batchwright.domain.errors import BatchwrightError
+
+_LINES_SHOWN_MAX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailure:
+    """What stands in the place of an answer that did not come. It is falsy.
+
+    `code` is a short word for programs (`batch_expired`, `rate_limit_exceeded`, `http_500`),
+    `message` is for people, `status` is the HTTP status or None where no answer came.
+    """
+
+    code: str
+    message: str
+    status: int | None = None
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        status = f", HTTP {self.status}" if self.status is not None else ""
+        return f"{self.message} ({self.code}{status})"
+
+
+@dataclass(frozen=True, slots=True)
+class LineError:
+    """Why one line of an input file was refused."""
+
+    code: str
+    message: str
+    line: int | None = None  # 1-based; None when the whole file is meant
+    param: str | None = None  # the field of the line, such as `body.model`
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line is not None else ""
+        return f"{where}{self.message} ({self.code})"
+
+
+class ServerUnreachable(BatchwrightError):
+    """No complete answer came back; the call may or may not have had its effect."""
+
+
+class ApiError(BatchwrightError):
+    """The server answered with an error.
+
+    `status` is the HTTP status; `code`, `kind` (the wire's `type`) and `param` are those of
+    the error body or None; `request_id` is the server's name for the call, for its logs;
+    `retry_after_s` is how long it asked us to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        kind: str | None = None,
+        param: str | None = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.code = code
+        self.kind = kind
+        self.param = param
+        self.request_id = request_id
+        self.retry_after_s = retry_after_s
+
+
+class BadRequest(ApiError):
+    """The server refused the call itself; repeating it cannot help."""
+
+
+class Unauthenticated(ApiError):
+    """The key is missing or wrong."""
+
+
+class Forbidden(ApiError):
+    """The key is known, but may not do this."""
+
+
+class ObjectNotFound(ApiError):
+    """No such file, batch, model or path."""
+
+
+class StateConflict(ApiError):
+    """The object is in a state in which this cannot be done, such as cancelling what is done."""
+
+
+class RateLimited(ApiError):
+    """Too many calls, or a quota is used up."""
+
+
+class ServerFailed(ApiError):
+    """The server failed; the same call may succeed later."""
+
+
+class BatchInvalid(BatchwrightError):
+    """A batch failed validation: nothing of it ran and nothing was charged.
+
+    `errors` has an entry per refused line, in line order.
+    Where one job was split into several batches the lines count through the whole job.
+    """
+
+    def __init__(self, batch_id: str, errors: Sequence[LineError]) -> None:
+        shown = "; ".join(str(error) for error in errors[:_LINES_SHOWN_MAX])
+        more = len(errors) - _LINES_SHOWN_MAX
+        tail = f"; and {more:,} more" if more > 0 else ""
+        super().__init__(f"Batch {batch_id} failed validation: {shown or 'no reason given'}{tail}")
+        self.batch_id = batch_id
+        self.errors = tuple(errors)
+
+
+class RequestsFailed(BatchwrightError):
+    """Some requests failed.
+
+    `answers` is the whole list, in the order of the items, with a `RequestFailure` in the
+    place of each answer that did not come: nothing that was paid for is thrown away.
+    """
+
+    def __init__(self, answers: list[Any]) -> None:
+        self.answers = answers
+        self.failures = {
+            index: answer
+            for index, answer in enumerate(answers)
+            if isinstance(answer, RequestFailure)
+        }
+        index, first = next(iter(self.failures.items()))
+        super().__init__(
+            f"{len(self.failures):,} of {len(answers):,} requests failed; "
+            f"the first is item {index}: {first}"
+        )

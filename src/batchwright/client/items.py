@@ -1,0 +1,207 @@
+"""What a caller hands in, as request bodies; what a server answers, as plain answers.
+
+An **item** is a string, a list of chat messages, or a dictionary:
+
+- `"text"`: the user message (the input, the prompt) of the request;
+- `[{"role": "user", "content": …}, …]`: the whole conversation;
+- `{"id": …, "content": …}`: the same as the text, with an id of your own;
+- `{"id": …, "messages": […]}` or any other fields of the endpoint's body.
+
+What else a dictionary contains goes into the body of this one request and wins over the
+parameters of all.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from batchwright.domain.errors import UsageError
+
+Item: TypeAlias = Any  # str | list of messages | dict, see above
+Body = dict[str, Any]
+
+CHAT = "/chat/completions"
+EMBEDDINGS = "/embeddings"
+RESPONSES = "/responses"
+
+# Where the text of an item goes in the bodies of the other endpoints.
+_TEXT_FIELDS = {
+    EMBEDDINGS: "input",
+    RESPONSES: "input",
+    "/completions": "prompt",
+    "/moderations": "input",
+    "/images/generations": "prompt",
+    "/audio/speech": "input",
+    "/videos": "prompt",
+}
+_FORMS = 'a string, a list of messages, or a dict with "content", "messages" or fields of the body'
+
+
+def plain_endpoint(endpoint: str) -> str:
+    """`/v1/embeddings`, `embeddings` and `/embeddings` alike as `/embeddings`."""
+    path = "/" + endpoint.strip("/")
+    return path.removeprefix("/v1") if path.startswith("/v1/") else path
+
+
+def body_of(
+    item: Item,
+    *,
+    endpoint: str = CHAT,
+    model: str | None = None,
+    system_prompt: str | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> Body:
+    """The request body for `item`; it contains only what was given.
+
+    `endpoint` is in the form of `plain_endpoint`. Raises `UsageError` for an item that is
+    none of the forms above, and where no model is named.
+    """
+    head: Body = {"model": model} if model is not None else {}
+    own = dict(item) if isinstance(item, Mapping) else {}
+    own.pop("id", None)
+    content = _content(item, own, endpoint)
+    body = {**head, **(params or {}), **content, **own}
+    if system_prompt is not None:
+        _add_system_prompt(body, system_prompt, endpoint)
+    if not body.get("model"):
+        raise UsageError('no model is named: pass model="…"', param="model")
+    return body
+
+
+def _content(item: Item, own: Body, endpoint: str) -> Body:
+    """The part of the body that the item's text or messages become."""
+    if endpoint == CHAT:
+        return {"messages": _messages(item, own)}
+    if isinstance(item, Mapping):
+        text = own.pop("content", None)
+        return {} if text is None else {_text_field(endpoint): text}
+    if isinstance(item, str) or (isinstance(item, Sequence) and item):
+        return {_text_field(endpoint): item if isinstance(item, str) else list(item)}
+    raise _wrong_item(item)
+
+
+def _messages(item: Item, own: Body) -> list[Any]:
+    if isinstance(item, str):
+        return [{"role": "user", "content": item}]
+    if isinstance(item, Mapping):
+        if "messages" in own:
+            return list(own.pop("messages"))
+        if "content" in own:
+            return [{"role": own.pop("role", "user"), "content": own.pop("content")}]
+    elif isinstance(item, Sequence) and item and all(isinstance(part, Mapping) for part in item):
+        return list(item)
+    raise _wrong_item(item)
+
+
+def _add_system_prompt(body: Body, system_prompt: str, endpoint: str) -> None:
+    if endpoint == CHAT:
+        body["messages"] = [{"role": "system", "content": system_prompt}, *body["messages"]]
+    elif endpoint == RESPONSES:
+        body.setdefault("instructions", system_prompt)
+    else:
+        raise UsageError(f"{endpoint} takes no system prompt", param="system_prompt")
+
+
+def _text_field(endpoint: str) -> str:
+    try:
+        return _TEXT_FIELDS[endpoint]
+    except KeyError:
+        raise UsageError(
+            f"for {endpoint} pass dicts with the fields of its body, or body=a function "
+            "that makes the body of an item",
+            param="body",
+        ) from None
+
+
+def _wrong_item(item: Item) -> UsageError:
+    shown = repr(item)
+    shown = shown if len(shown) <= 60 else shown[:60] + "…"
+    return UsageError(f"an item must be {_FORMS}, not {type(item).__name__} {shown}")
+
+
+def encode(value: Any) -> bytes:
+    """Strict JSON in UTF-8: not-a-number and half characters raise `UsageError`."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode()
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"this cannot be written as JSON: {error}") from error
+
+
+# --- answers
+
+
+def answer_of(body: Any, endpoint: str = CHAT) -> Any:
+    """The answer inside a response body.
+
+    Chat and completions: the text (a list of texts where `n` > 1; the whole message where it
+    calls tools). Responses: the text. Embeddings: the vector, a list of floats (a list of
+    vectors where the input was a list). Anything else: the body as it came.
+    """
+    reader = _READERS.get(endpoint)
+    if reader is None or not isinstance(body, dict):
+        return body
+    try:
+        return reader(body)
+    except (KeyError, TypeError, IndexError, AttributeError):
+        return body
+
+
+def tokens_of(body: Any) -> int | None:
+    """The total of tokens that a response body reports, or None."""
+    usage = body.get("usage") if isinstance(body, dict) else None
+    total = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return total if isinstance(total, int) else None
+
+
+def _chat_answer(body: Body) -> Any:
+    return _one_or_all([_message_text(choice["message"]) for choice in body["choices"]])
+
+
+def _message_text(message: Body) -> Any:
+    if message.get("tool_calls") or message.get("function_call") or message.get("audio"):
+        return message
+    content = message.get("content")
+    return content if content is not None else message.get("refusal") or ""
+
+
+def _completion_answer(body: Body) -> Any:
+    return _one_or_all([choice["text"] for choice in body["choices"]])
+
+
+def _responses_answer(body: Body) -> Any:
+    parts = [
+        part.get("text") or part.get("refusal") or ""
+        for output in body["output"]
+        if output["type"] == "message"
+        for part in output["content"]
+    ]
+    return "".join(parts) if parts else body
+
+
+def _embedding_answer(body: Body) -> Any:
+    data = sorted(body["data"], key=lambda entry: entry.get("index", 0))
+    return _one_or_all([_vector(entry["embedding"]) for entry in data])
+
+
+def _vector(embedding: Any) -> Any:
+    """Floats from either wire form; the base64 one is little-endian float32."""
+    if not isinstance(embedding, str):
+        return embedding
+    return array("f", base64.b64decode(embedding)).tolist()
+
+
+def _one_or_all(answers: list[Any]) -> Any:
+    return answers[0] if len(answers) == 1 else answers
+
+
+_READERS: dict[str, Callable[[Body], Any]] = {
+    CHAT: _chat_answer,
+    "/completions": _completion_answer,
+    RESPONSES: _responses_answer,
+    EMBEDDINGS: _embedding_answer,
+}

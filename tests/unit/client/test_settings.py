@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from batchwright.client.settings import DEFAULT_BASE_URL, resolve_endpoint
+from batchwright.domain.errors import ConfigError
+
+ENVIRON = {"BATCHWRIGHT_BASE_URL": "http://env.example/v1", "BATCHWRIGHT_API_KEY": "env-key"}
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    (tmp_path / "admin.key").write_text("file-key\n")
+    return tmp_path
+
+
+def test_arguments_win_over_the_environment(data_dir: Path) -> None:
+    endpoint = resolve_endpoint("k", "https://a.example/v1/", data_dir=data_dir, environ=ENVIRON)
+
+    assert (endpoint.base_url, endpoint.api_key) == ("https://a.example/v1", "k")
+
+
+def test_the_environment_wins_over_the_data_directory(data_dir: Path) -> None:
+    endpoint = resolve_endpoint(data_dir=data_dir, environ=ENVIRON)
+
+    assert (endpoint.base_url, endpoint.api_key) == ("http://env.example/v1", "env-key")
+
+
+def test_the_data_directory_has_the_key_of_this_machine(data_dir: Path) -> None:
+    endpoint = resolve_endpoint(data_dir=data_dir, environ={})
+
+    assert (endpoint.base_url, endpoint.api_key) == (DEFAULT_BASE_URL, "file-key")
+
+
+def test_the_key_of_the_data_directory_goes_to_no_other_machine(data_dir: Path) -> None:
+    endpoint = resolve_endpoint(base_url="https://a.example/v1", data_dir=data_dir, environ={})
+
+    assert endpoint.api_key is None
+
+
+def test_without_any_key_none_is_sent(tmp_path: Path) -> None:
+    assert resolve_endpoint(data_dir=tmp_path, environ={}).api_key is None
+
+
+def test_the_key_is_not_shown() -> None:
+    assert "secret" not in repr(resolve_endpoint("secret", environ={}))
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://a/v1", "http://"])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="base_url"):
+        resolve_endpoint(base_url=url, environ={})
