@@ -1,0 +1,324 @@
+"""The HTTP client: `pyreqwest` (Rust `reqwest`) behind the `Transport` protocol.
+
+Rules of this module, learned from pyreqwest 0.15:
+
+- Cancelling a Python task does not end its call: the call goes on in the client's own thread
+  until an answer or its timeout. So every call carries a timeout, and `send` holds on: a
+  cancelled `send` raises `CancelledError` when the call has really ended, and its slot is free.
+- Nothing but the timeout or an answer ends a call, not even closing the client while the body
+  is being read. So `close` lets go of the calls that are held only because they were cancelled.
+- A connection whose call was cut short is never used again (the client closes it).
+- `max_connections` is not used: cancelled calls leak its permits. The limiter bounds the calls.
+- Answers are read as a stream up to a cap on the *decoded* bytes, so a gzip bomb stops there.
+- The classes of its errors mislead (a request that timed out waiting for its answer is a
+  `ConnectTimeoutError`). The cause `client error (Connect)` alone says that nothing was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.exceptions import PyreqwestError, RequestTimeoutError
+from pyreqwest.http import HeaderMap
+from pyreqwest.proxy import ProxyBuilder
+from pyreqwest.request import StreamRequest
+from pyreqwest.response import Response
+
+from batchwright.domain.errors import (
+    Ambiguous,
+    AnswerTooLarge,
+    ConfigError,
+    NotSent,
+    TransportError,
+)
+from batchwright.providers.base import Answer, Call
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 10.0
+IDLE_TIMEOUT_S = 30.0  # shorter than most servers keep an idle connection (75 s, 60 s)
+WRITE_STALL_S = 60.0
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\s*", re.DOTALL)
+_NOT_SENT = "client error (Connect)"  # hyper-util's name for all that precedes the first byte
+_CONNECTING = "error sending request"  # the outermost cause; it names the URL
+
+
+class HttpTransport:
+    """Calls over HTTP/1.1, with one pool of connections. Build once, use for every call.
+
+    `ca_file` is a PEM file of further roots to trust (an internal CA). `proxy` is the URL that
+    all calls go through; the proxy variables of the environment are ignored. Redirects are not
+    followed, cookies are not kept, certificates are always checked.
+
+    A cancelled `send` raises when its call has really ended, at the latest after the call's
+    timeout, or at once if the transport is closed.
+    """
+
+    __slots__ = ("_client", "_closed", "_held")
+
+    def __init__(
+        self,
+        *,
+        ca_file: str | None = None,
+        proxy: str | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
+        self._client = _build_client(ca_file, proxy, connect_timeout_s)
+        self._closed = False
+        self._held: dict[asyncio.Task[Any], None] = {}  # cancelled, but not yet ended
+
+    async def send(self, call: Call) -> Answer:
+        """Make one call and read its whole answer. See `Transport.send`."""
+        request = self._request(call, None)
+        try:
+            response = await _Held(request.__aenter__(), self)
+        except PyreqwestError as error:
+            raise _translated(error) from error
+        try:
+            body = await _Held(response.body_reader.read(call.answer_bytes_max + 1), self)
+        except PyreqwestError as error:
+            raise _broken_off(error) from error
+        finally:
+            await self._leave(request)
+        if body is None:
+            return Answer(response.status, _Headers(response.headers), b"")
+        if len(body) > call.answer_bytes_max:
+            raise AnswerTooLarge(f"the answer is larger than {call.answer_bytes_max} bytes")
+        return Answer(response.status, _Headers(response.headers), body.to_bytes())
+
+    @asynccontextmanager
+    async def stream(self, call: Call) -> AsyncIterator[HttpStreamedAnswer]:
+        """Make one call and hand out its answer while it arrives.
+
+        Leaving early closes the connection. Leaving while a read is under way (a cancelled one)
+        returns when the next bytes arrive or at the call's timeout.
+        """
+        request = self._request(call, 1)
+        try:
+            response = await _Held(request.__aenter__(), self)
+        except PyreqwestError as error:
+            raise _translated(error) from error
+        try:
+            yield HttpStreamedAnswer(response, call.answer_bytes_max)
+        finally:
+            await self._leave(request)
+
+    async def close(self) -> None:
+        """Close every connection; calls under way end as `Ambiguous`. Safe twice."""
+        self._closed = True
+        await self._client.close()
+        for task in [*self._held]:
+            task.cancel()
+
+    async def _leave(self, request: StreamRequest) -> None:
+        # It waits for a read that is under way, and closing the client does not end that.
+        if not self._closed:
+            await _Held(request.__aexit__(None, None, None), self)
+
+    def _request(self, call: Call, buffer_bytes: int | None) -> StreamRequest:
+        if self._closed:
+            raise NotSent("the transport is closed")
+        try:
+            builder = self._client.request(call.method, call.url).headers(call.headers)
+            if call.body:
+                builder = builder.body_bytes(call.body)
+            if buffer_bytes is not None:
+                builder = builder.streamed_read_buffer_limit(buffer_bytes)
+            return builder.timeout(_span(call.timeout_s)).build_streamed()
+        except (PyreqwestError, ValueError) as error:
+            raise NotSent(f"the call cannot be built: {type(error).__name__}") from error
+
+
+class HttpStreamedAnswer:
+    """An answer whose body is still arriving."""
+
+    __slots__ = ("_bytes_max", "_response", "headers", "status")
+
+    def __init__(self, response: Response, bytes_max: int) -> None:
+        self._response = response
+        self._bytes_max = bytes_max
+        self.status = response.status
+        self.headers: Mapping[str, str] = _Headers(response.headers)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives. Raises `Ambiguous`, or `AnswerTooLarge` beyond the cap."""
+        reader = self._response.body_reader
+        received_bytes = 0
+        while True:
+            try:
+                chunk = await reader.read_chunk()
+            except PyreqwestError as error:
+                raise _broken_off(error) from error
+            if chunk is None:
+                return
+            received_bytes += len(chunk)
+            if received_bytes > self._bytes_max:
+                raise AnswerTooLarge(f"the answer is larger than {self._bytes_max} bytes")
+            yield chunk.to_bytes()
+
+
+class _Headers(Mapping[str, str]):
+    """A view of an answer's headers that costs nothing until it is used.
+
+    Of a repeated header the first value counts. A value that is not text is left out.
+    """
+
+    __slots__ = ("_map",)
+
+    def __init__(self, header_map: HeaderMap) -> None:
+        self._map = header_map
+
+    def __getitem__(self, name: str) -> str:
+        try:
+            return self._map[name]
+        except ValueError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in dict.fromkeys(self._map) if self._is_text(name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"_Headers({dict(self)})"
+
+    def _is_text(self, name: str) -> bool:
+        try:
+            self._map[name]
+        except ValueError:
+            return False
+        return True
+
+
+class _Held(Generic[T]):
+    """Await a coroutine of the client to its real end, whatever happens to the task.
+
+    `Task.cancel` cancels the future that the task waits on, and throws `CancelledError` in here.
+    It is not passed on: the coroutine is asked again and waits on a new future. This is what
+    `asyncio.shield` does with a task and two futures for each call (a quarter of the speed);
+    here a call that is not cancelled pays for one generator.
+    """
+
+    __slots__ = ("_coroutine", "_transport")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], transport: HttpTransport) -> None:
+        self._coroutine = coroutine
+        self._transport = transport
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        resume = self._coroutine.send
+        try:
+            while True:
+                yield resume(None)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        except asyncio.CancelledError as cancelled:
+            yield from self._hold(cancelled)
+            raise
+
+    def _hold(self, cancelled: asyncio.CancelledError) -> Generator[Any, Any, None]:
+        """Wait for the end of a cancelled call, whose outcome nobody wants any more."""
+        task = asyncio.current_task()
+        held = self._transport._held
+        if task is not None:
+            held[task] = None
+        try:
+            while not self._transport._closed:
+                try:
+                    yield self._coroutine.send(None)
+                except asyncio.CancelledError:  # cancelled again, perhaps by `close`
+                    continue
+                except (StopIteration, PyreqwestError):
+                    return
+        finally:
+            if task is not None:
+                held.pop(task, None)
+
+
+@lru_cache(maxsize=64)
+def _span(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
+
+
+def _build_client(ca_file: str | None, proxy: str | None, connect_timeout_s: float) -> Client:
+    builder = (
+        ClientBuilder()
+        .user_agent("batchwright")
+        .follow_redirects(False)
+        .referer(False)
+        .default_cookie_store(False)
+        .no_proxy()
+        .gzip(True)
+        .brotli(False)
+        .zstd(False)
+        .deflate(False)
+        .connect_timeout(timedelta(seconds=connect_timeout_s))
+        .pool_idle_timeout(timedelta(seconds=IDLE_TIMEOUT_S))
+    )
+    if sys.platform == "linux":  # the option exists there alone
+        builder = builder.tcp_user_timeout(timedelta(seconds=WRITE_STALL_S))
+    if proxy is not None:
+        builder = builder.proxy(_proxy(proxy))
+    for certificate in _certificates(ca_file):
+        builder = builder.add_root_certificate_pem(certificate)
+    try:
+        return builder.build()
+    except PyreqwestError as error:
+        raise ConfigError(f"the HTTP client cannot be built: {_reason(error)}") from error
+
+
+def _proxy(url: str) -> ProxyBuilder:
+    try:
+        return ProxyBuilder.all(url)
+    except (PyreqwestError, ValueError) as error:
+        # The URL may carry a password: it is not repeated.
+        raise ConfigError(
+            "proxy: expected a URL such as http://proxy.internal:3128", param="proxy"
+        ) from error
+
+
+def _certificates(ca_file: str | None) -> list[bytes]:
+    if ca_file is None:
+        return []
+    try:
+        found = _PEM.findall(Path(ca_file).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"ca_file: cannot read {ca_file}: {error.strerror}") from error
+    if not found:
+        raise ConfigError(f"ca_file: expected PEM certificates, found none in {ca_file}")
+    return found
+
+
+def _translated(error: PyreqwestError) -> TransportError:
+    """What became of a call that brought no status and headers."""
+    if _NOT_SENT in _causes(error):
+        return NotSent(f"cannot connect: {_reason(error)}")
+    return _broken_off(error)
+
+
+def _broken_off(error: PyreqwestError) -> Ambiguous:
+    if isinstance(error, RequestTimeoutError):
+        return Ambiguous("no complete answer within the timeout")
+    return Ambiguous(f"the connection broke: {_reason(error)}")
+
+
+def _reason(error: PyreqwestError) -> str:
+    """The innermost causes, without the URL (it may carry a key)."""
+    causes = [cause for cause in _causes(error) if not cause.startswith(_CONNECTING)]
+    return ": ".join(causes[-2:]) or error.message
+
+
+def _causes(error: PyreqwestError) -> list[str]:
+    details = getattr(error, "details", None) or {}
+    return [cause["message"] for cause in details.get("causes") or []]

@@ -1,0 +1,534 @@
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from fault_server import FaultServer, serve_faults
+
+from batchwright.domain.errors import Ambiguous, AnswerTooLarge, ConfigError, NotSent
+from batchwright.providers.base import Call
+from batchwright.providers.transport import HttpTransport
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FaultServer]:
+    async with serve_faults() as running:
+        yield running
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[HttpTransport]:
+    opened = HttpTransport(connect_timeout_s=2)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def many_files() -> None:
+    """Enough file descriptors for 1,000 connections with both ends in this process."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def call(
+    url: str,
+    body: bytes = b'{"a":1}',
+    *,
+    timeout_s: float = 30,
+    bytes_max: int = MIB,
+    method: str = "POST",
+) -> Call:
+    return Call(method, url, {"content-type": "application/json"}, body, timeout_s, bytes_max)
+
+
+# --- answers
+
+
+async def test_a_call_brings_status_headers_and_body(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    answer = await transport.send(call(server.url + "/echo", b'{"hello":"world"}'))
+
+    assert (answer.status, answer.body) == (200, b'{"hello":"world"}')
+    assert type(answer.body) is bytes
+    assert answer.headers["content-type"] == "application/json"
+
+
+async def test_any_status_is_an_answer_and_header_names_are_lower_case(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    answer = await transport.send(call(server.url + "/rate-limited"))
+
+    assert answer.status == 429
+    assert list(answer.headers) == ["retry-after", "x-request-id", "content-length"]
+    assert answer.headers.get("retry-after") == "7"
+    assert answer.headers.get("x-missing") is None
+
+
+async def test_a_header_that_is_not_text_is_left_out(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    answer = await transport.send(call(server.url + "/odd-header"))
+
+    assert dict(answer.headers) == {"x-two": "a", "content-length": "2"}
+    assert answer.headers.get("x-odd") is None
+
+
+async def test_an_empty_answer_has_an_empty_body(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    answer = await transport.send(call(server.url + "/echo", b"", method="GET"))
+
+    assert (answer.status, answer.body) == (200, b"")
+
+
+async def test_connections_are_used_again(server: FaultServer, transport: HttpTransport) -> None:
+    for _ in range(5):
+        await transport.send(call(server.url + "/echo"))
+
+    assert server.connections == 1
+
+
+# --- what a call must not do
+
+
+async def test_a_redirect_is_an_answer_and_is_not_followed(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    answer = await transport.send(call(server.url + "/redirect"))
+
+    assert answer.status == 307
+    assert [request.path for request in server.requests] == ["/redirect"]
+
+
+async def test_cookies_are_not_kept(server: FaultServer, transport: HttpTransport) -> None:
+    await transport.send(call(server.url + "/set-cookie"))
+    await transport.send(call(server.url + "/echo"))
+
+    assert "cookie" not in server.requests[1].headers
+
+
+async def test_only_gzip_is_asked_for_and_decoded(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    gzipped = await transport.send(call(server.url + "/gzipped", b'{"zip":1}'))
+    brotli = await transport.send(call(server.url + "/brotli"))
+
+    assert server.requests[0].headers["accept-encoding"] == "gzip"
+    assert gzipped.body == b'{"zip":1}'
+    assert brotli.body == b"not decoded"
+
+
+async def test_proxies_of_the_environment_are_ignored(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    transport = HttpTransport()
+
+    answer = await transport.send(call(server.url + "/echo"))
+
+    assert answer.status == 200
+    await transport.close()
+
+
+async def test_a_configured_proxy_carries_the_calls(server: FaultServer) -> None:
+    transport = HttpTransport(proxy=server.url)
+
+    answer = await transport.send(call("http://provider.invalid/echo"))
+
+    assert answer.status == 200
+    assert server.requests[0].path == "http://provider.invalid/echo"
+    await transport.close()
+
+
+# --- time
+
+
+@pytest.mark.parametrize("path", ["/hang", "/gate", "/drip"])
+async def test_a_call_ends_at_its_timeout_and_its_connection_with_it(
+    path: str, server: FaultServer, transport: HttpTransport
+) -> None:
+    with pytest.raises(Ambiguous, match="no complete answer within the timeout"):
+        await transport.send(call(server.url + path, timeout_s=0.2))
+
+    await server.until(lambda s: s.open_connections == 0)
+
+
+# --- cancelling
+
+
+async def test_a_cancelled_call_holds_until_it_has_really_ended(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    sending = asyncio.create_task(transport.send(call(server.url + "/hang")))
+    await server.until(lambda s: len(s.requests) == 1)
+
+    sending.cancel()
+    await transport.send(call(server.url + "/echo"))  # the loop has gone round meanwhile
+    sending.cancel()
+    await transport.send(call(server.url + "/echo"))
+    assert not sending.done()
+    server.release.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+
+
+async def test_a_call_cancelled_while_its_body_arrives_holds_too(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    sending = asyncio.create_task(transport.send(call(server.url + "/gate")))
+    await server.until(lambda s: len(s.requests) == 1)
+
+    sending.cancel()
+    await transport.send(call(server.url + "/echo"))
+    assert not sending.done()
+    server.release.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+
+
+async def test_1000_cancelled_calls_leave_no_connection_and_a_call_afterwards_succeeds(
+    many_files: None, server: FaultServer, transport: HttpTransport
+) -> None:
+    slots = asyncio.Semaphore(1000)
+
+    async def one() -> None:
+        async with slots:
+            await transport.send(call(server.url + "/hang", timeout_s=2.0))
+
+    calls = [asyncio.create_task(one()) for _ in range(1000)]
+    await server.until(lambda s: len(s.requests) >= 500)
+    assert slots.locked()
+    for task in calls:
+        task.cancel()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    assert slots._value == 1000
+    await server.until(lambda s: s.open_connections == 0)
+    assert (await transport.send(call(server.url + "/echo", b"after"))).body == b"after"
+
+
+async def test_no_answer_reaches_another_call_after_cancels_and_timeouts(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    dice = random.Random(7)
+    wrong: list[bytes] = []
+
+    async def echoed(number: int) -> None:
+        body = b'{"number":%d}' % number
+        answer = await transport.send(call(server.url + "/echo", body))
+        if answer.body != body:
+            wrong.append(answer.body)
+
+    async def timed_out() -> None:
+        with pytest.raises(Ambiguous):
+            await transport.send(call(server.url + "/late", b'{"late":1}', timeout_s=0.01))
+
+    tasks: list[asyncio.Task[None]] = []
+    for number in range(300):
+        work = timed_out() if number % 10 == 0 else echoed(number)
+        tasks.append(asyncio.create_task(work))
+        if number % 7 == 0:
+            dice.choice(tasks[-5:]).cancel()
+        if number % 3 == 0:
+            await asyncio.sleep(0)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert wrong == []
+
+
+async def test_bytes_that_nobody_asked_for_do_not_answer_the_next_call(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    first = await transport.send(call(server.url + "/unsolicited"))
+    second = await transport.send(call(server.url + "/echo", b'{"whose":"mine"}'))
+
+    assert first.body == b'{"whose":"first"}'
+    assert second.body == b'{"whose":"mine"}'
+
+
+# --- size
+
+
+async def test_an_answer_of_exactly_the_cap_is_taken_and_one_byte_more_is_not(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    whole = await transport.send(call(server.url + "/echo", b"x" * 1000, bytes_max=1000))
+
+    assert len(whole.body) == 1000
+    with pytest.raises(AnswerTooLarge):
+        await transport.send(call(server.url + "/echo", b"x" * 1001, bytes_max=1000))
+
+
+@pytest.mark.parametrize("path", ["/infinite", "/bomb"])
+async def test_an_endless_answer_or_a_gzip_bomb_stops_at_the_cap(
+    path: str, server: FaultServer, transport: HttpTransport
+) -> None:
+    with pytest.raises(AnswerTooLarge):
+        await transport.send(call(server.url + path, bytes_max=MIB))
+
+    await server.until(lambda s: s.open_connections == 0)
+    assert server.sent_chunks < 1000
+
+
+# --- what went wrong
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/close-at-once",
+        "/reset-at-once",
+        "/close-in-headers",
+        "/close-in-body",
+        "/no-last-chunk",
+        "/cut-gzip",
+        "/not-http",
+        "/many-headers",
+        "/huge-header",
+    ],
+)
+async def test_a_call_that_broke_after_it_was_sent_is_ambiguous(
+    path: str, server: FaultServer, transport: HttpTransport
+) -> None:
+    with pytest.raises(Ambiguous) as caught:
+        await transport.send(call(server.url + path + "?key=secret"))
+
+    assert "secret" not in str(caught.value)
+    assert (await transport.send(call(server.url + "/echo"))).status == 200
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://no-such-host.invalid/", "nonsense"])
+async def test_a_call_that_found_no_server_was_not_sent(url: str, transport: HttpTransport) -> None:
+    with pytest.raises(NotSent):
+        await transport.send(call(url))
+
+
+async def test_a_call_with_a_header_that_cannot_be_sent_was_not_sent(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    broken = Call("POST", server.url, {"authorization": "Bearer a\r\nb"}, b"{}", 5, MIB)
+
+    with pytest.raises(NotSent) as caught:
+        await transport.send(broken)
+
+    assert "Bearer" not in str(caught.value)
+
+
+async def test_a_connect_timeout_was_not_sent() -> None:
+    transport = HttpTransport(connect_timeout_s=0.2)
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        # The queue of one is filled, so the kernel answers no further connection.
+        fillers = [_connecting(address) for _ in range(4)]
+
+        with pytest.raises(NotSent, match="cannot connect"):
+            await transport.send(call(f"http://127.0.0.1:{address[1]}/", timeout_s=20))
+
+        for filler in fillers:
+            filler.close()
+    await transport.close()
+
+
+def _connecting(address: tuple[str, int]) -> socket.socket:
+    client = socket.socket()
+    client.setblocking(False)
+    client.connect_ex(address)
+    return client
+
+
+# --- TLS
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with `cert.pem` and `key.pem` for 127.0.0.1, signed by itself."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs the openssl command")
+    folder = tmp_path_factory.mktemp("tls")
+    command = (
+        f"{openssl} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes "
+        f"-days 2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1 "
+        f"-addext basicConstraints=critical,CA:FALSE "
+        f"-keyout {folder}/key.pem -out {folder}/cert.pem"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+async def secure(authority: Path) -> AsyncIterator[FaultServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
+    async with serve_faults(tls=context) as running:
+        yield running
+
+
+async def test_a_certificate_of_an_unknown_authority_ends_a_call_before_it_is_sent(
+    secure: FaultServer, transport: HttpTransport
+) -> None:
+    with pytest.raises(NotSent):
+        await transport.send(call(secure.url + "/echo"))
+
+    assert secure.requests == []
+
+
+async def test_a_ca_file_makes_its_authority_known(authority: Path, secure: FaultServer) -> None:
+    transport = HttpTransport(ca_file=str(authority / "cert.pem"))
+
+    answer = await transport.send(call(secure.url + "/echo"))
+
+    assert answer.status == 200
+    await transport.close()
+
+
+def test_a_ca_file_that_is_missing_or_holds_no_certificate_is_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("no certificate")
+
+    with pytest.raises(ConfigError, match="cannot read"):
+        HttpTransport(ca_file=str(tmp_path / "none.pem"))
+    with pytest.raises(ConfigError, match="expected PEM certificates"):
+        HttpTransport(ca_file=str(empty))
+
+
+def test_a_proxy_that_is_no_url_is_refused_without_repeating_it() -> None:
+    with pytest.raises(ConfigError) as caught:
+        HttpTransport(proxy="http://user:secret@")
+
+    assert "secret" not in str(caught.value)
+
+
+# --- streams
+
+
+async def test_a_stream_hands_out_its_first_bytes_before_the_next_are_sent(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    async with transport.stream(call(server.url + "/gate")) as answer:
+        chunks = answer.chunks()
+        first = await anext(chunks)
+        assert not server.release.is_set()
+        server.release.set()
+        rest = [chunk async for chunk in chunks]
+
+    assert (answer.status, first, rest) == (200, b"first", [b"second"])
+    assert answer.headers["content-type"] == "application/json"
+
+
+async def test_leaving_a_stream_early_closes_its_connection(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    async with transport.stream(call(server.url + "/gate")) as answer:
+        await anext(answer.chunks())
+
+    await server.until(lambda s: s.open_connections == 0)
+
+
+async def test_a_cancelled_stream_leaves_no_connection(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    async def read() -> None:
+        async with transport.stream(call(server.url + "/gate", timeout_s=0.5)) as answer:
+            async for _ in answer.chunks():
+                reading.set()
+
+    reading = asyncio.Event()
+    task = asyncio.create_task(read())
+    await reading.wait()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await server.until(lambda s: s.open_connections == 0)
+
+
+async def test_a_stream_that_breaks_is_ambiguous(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    received: list[bytes] = []
+
+    with pytest.raises(Ambiguous):
+        await read_stream(transport, call(server.url + "/no-last-chunk"), received)
+
+    assert received == [b"first"]
+
+
+async def test_a_stream_stops_at_the_cap(server: FaultServer, transport: HttpTransport) -> None:
+    received: list[bytes] = []
+
+    with pytest.raises(AnswerTooLarge):
+        await read_stream(transport, call(server.url + "/infinite", bytes_max=MIB), received)
+
+    assert sum(map(len, received)) <= MIB
+    await server.until(lambda s: s.open_connections == 0)
+
+
+async def read_stream(transport: HttpTransport, of: Call, received: list[bytes]) -> None:
+    async with transport.stream(of) as answer:
+        async for chunk in answer.chunks():
+            received.append(chunk)  # noqa: PERF401 -- what came before an error counts
+
+
+async def test_a_stream_that_finds_no_server_was_not_sent(transport: HttpTransport) -> None:
+    with pytest.raises(NotSent):
+        async with transport.stream(call("http://127.0.0.1:1/")):
+            pass
+
+
+# --- closing
+
+
+async def test_closing_is_safe_twice_and_sends_nothing_more(server: FaultServer) -> None:
+    transport = HttpTransport()
+    await transport.close()
+    await transport.close()
+
+    with pytest.raises(NotSent):
+        await transport.send(call(server.url + "/echo"))
+    assert server.requests == []
+
+
+async def test_closing_ends_calls_that_wait_for_their_answer(server: FaultServer) -> None:
+    transport = HttpTransport()
+    sending = asyncio.create_task(transport.send(call(server.url + "/hang")))
+    await server.until(lambda s: len(s.requests) == 1)
+
+    await transport.close()
+
+    with pytest.raises(Ambiguous):
+        await sending
+
+
+@pytest.mark.parametrize("path", ["/hang", "/gate", "/drip"])
+async def test_closing_lets_go_of_cancelled_calls(path: str, server: FaultServer) -> None:
+    transport = HttpTransport()
+    sending = asyncio.create_task(transport.send(call(server.url + path, timeout_s=5)))
+    await server.until(lambda s: len(s.requests) == 1)
+    sending.cancel()
+    await asyncio.sleep(0)
+
+    await transport.close()
+
+    with pytest.raises(asyncio.CancelledError):
+        await sending
