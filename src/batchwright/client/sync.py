@@ -11,11 +11,12 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future
-from contextlib import suppress
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+SIGNAL_CHECK_S = 0.25  # so late, at most, Ctrl-C is noticed
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -45,10 +46,11 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
             tasks[0].cancel()
         else:  # interrupted before it was handed over
             coroutine.close()
-            outcome.cancel()
+            outcome.set_exception(asyncio.CancelledError())
 
     try:
         loop.call_soon_threadsafe(start)
+        _wait_until_ended(outcome)
         return outcome.result()
     except BaseException:
         if not outcome.done():
@@ -58,8 +60,9 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def _wait_until_ended(outcome: Future[Any]) -> None:
-    with suppress(CancelledError):
-        outcome.exception()
+    # In slices: a signal that arrives just before the thread falls asleep does not wake it.
+    while not wait([outcome], timeout=SIGNAL_CHECK_S).done:
+        pass
 
 
 async def _report(coroutine: Coroutine[Any, Any, T], outcome: Future[T]) -> None:
