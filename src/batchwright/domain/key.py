@@ -14,6 +14,7 @@ from dataclasses import dataclass
 PREFIX = "bw"
 DEFAULT_TENANT = "default"
 ROLES = ("admin", "user")
+CONFIGURED_ID = "admin"  # of the key that the operator chose, whatever its form
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _SECRET_LENGTH = 43  # 32 bytes in base 62
@@ -49,6 +50,11 @@ def public_id(token: str) -> str | None:
     if len(parts[2]) != _SECRET_LENGTH + _CHECK_LENGTH or not token.isascii():
         return None
     return parts[1] if _check(token[:-_CHECK_LENGTH]) == token[-_CHECK_LENGTH:] else None
+
+
+def lookup_id(token: str) -> str:
+    """The id that a key is stored under: its public id, or `CONFIGURED_ID` for any other text."""
+    return public_id(token) or CONFIGURED_ID
 
 
 def digest_of(pepper: bytes, token: str) -> bytes:
