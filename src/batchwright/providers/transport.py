@@ -24,11 +24,11 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from types import coroutine
+from typing import Any, TypeVar
 
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import PyreqwestError, RequestTimeoutError
-from pyreqwest.http import HeaderMap
 from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response
@@ -81,20 +81,22 @@ class HttpTransport:
         """Make one call and read its whole answer. See `Transport.send`."""
         request = self._request(call, None)
         try:
-            response = await _Held(request.__aenter__(), self)
+            response = await _held(request.__aenter__(), self)
         except PyreqwestError as error:
             raise _translated(error) from error
         try:
-            body = await _Held(response.body_reader.read(call.answer_bytes_max + 1), self)
-        except PyreqwestError as error:
-            raise _broken_off(error) from error
-        finally:
+            body = await _held(response.body_reader.read(call.answer_bytes_max + 1), self)
+            if body is not None and len(body) > call.answer_bytes_max:
+                raise AnswerTooLarge(f"the answer is larger than {call.answer_bytes_max} bytes")
+        except BaseException as error:
             await self._leave(request)
-        if body is None:
-            return Answer(response.status, _Headers(response.headers), b"")
-        if len(body) > call.answer_bytes_max:
-            raise AnswerTooLarge(f"the answer is larger than {call.answer_bytes_max} bytes")
-        return Answer(response.status, _Headers(response.headers), body.to_bytes())
+            if isinstance(error, PyreqwestError):
+                raise _broken_off(error) from error
+            raise
+        # The body was read to its end, so the client has its connection back: leaving, which
+        # costs as much as the read, is not needed.
+        whole = b"" if body is None else body.to_bytes()
+        return Answer(response.status, _Headers(response), whole)
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[HttpStreamedAnswer]:
@@ -105,7 +107,7 @@ class HttpTransport:
         """
         request = self._request(call, 1)
         try:
-            response = await _Held(request.__aenter__(), self)
+            response = await _held(request.__aenter__(), self)
         except PyreqwestError as error:
             raise _translated(error) from error
         try:
@@ -123,7 +125,7 @@ class HttpTransport:
     async def _leave(self, request: StreamRequest) -> None:
         # It waits for a read that is under way, and closing the client does not end that.
         if not self._closed:
-            await _Held(request.__aexit__(None, None, None), self)
+            await _held(request.__aexit__(None, None, None), self)
 
     def _request(self, call: Call, buffer_bytes: int | None) -> StreamRequest:
         if self._closed:
@@ -148,7 +150,7 @@ class HttpStreamedAnswer:
         self._response = response
         self._bytes_max = bytes_max
         self.status = response.status
-        self.headers: Mapping[str, str] = _Headers(response.headers)
+        self.headers: Mapping[str, str] = _Headers(response)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives. Raises `Ambiguous`, or `AnswerTooLarge` beyond the cap."""
@@ -173,19 +175,19 @@ class _Headers(Mapping[str, str]):
     Of a repeated header the first value counts. A value that is not text is left out.
     """
 
-    __slots__ = ("_map",)
+    __slots__ = ("_response",)
 
-    def __init__(self, header_map: HeaderMap) -> None:
-        self._map = header_map
+    def __init__(self, response: Response) -> None:
+        self._response = response
 
     def __getitem__(self, name: str) -> str:
         try:
-            return self._map[name]
+            return self._response.headers[name]
         except ValueError:
             raise KeyError(name) from None
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in dict.fromkeys(self._map) if self._is_text(name))
+        return (name for name in dict.fromkeys(self._response.headers) if name in self)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -193,57 +195,43 @@ class _Headers(Mapping[str, str]):
     def __repr__(self) -> str:
         return f"_Headers({dict(self)})"
 
-    def _is_text(self, name: str) -> bool:
-        try:
-            self._map[name]
-        except ValueError:
-            return False
-        return True
 
-
-class _Held(Generic[T]):
+@coroutine
+def _held(awaited: Coroutine[Any, Any, T], transport: HttpTransport) -> Generator[Any, Any, T]:
     """Await a coroutine of the client to its real end, whatever happens to the task.
 
     `Task.cancel` cancels the future that the task waits on, and throws `CancelledError` in here.
     It is not passed on: the coroutine is asked again and waits on a new future. This is what
-    `asyncio.shield` does with a task and two futures for each call (a quarter of the speed);
-    here a call that is not cancelled pays for one generator.
+    `asyncio.shield` does with a task and a future for each call; here a call that is not
+    cancelled pays for one generator.
     """
+    resume = awaited.send
+    try:
+        while True:
+            yield resume(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    except asyncio.CancelledError:
+        yield from _hold(awaited, transport)
+        raise
 
-    __slots__ = ("_coroutine", "_transport")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], transport: HttpTransport) -> None:
-        self._coroutine = coroutine
-        self._transport = transport
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        resume = self._coroutine.send
-        try:
-            while True:
-                yield resume(None)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        except asyncio.CancelledError as cancelled:
-            yield from self._hold(cancelled)
-            raise
-
-    def _hold(self, cancelled: asyncio.CancelledError) -> Generator[Any, Any, None]:
-        """Wait for the end of a cancelled call, whose outcome nobody wants any more."""
-        task = asyncio.current_task()
-        held = self._transport._held
-        if task is not None:
-            held[task] = None
-        try:
-            while not self._transport._closed:
-                try:
-                    yield self._coroutine.send(None)
-                except asyncio.CancelledError:  # cancelled again, perhaps by `close`
-                    continue
-                except (StopIteration, PyreqwestError):
-                    return
-        finally:
-            if task is not None:
-                held.pop(task, None)
+def _hold(awaited: Coroutine[Any, Any, T], transport: HttpTransport) -> Generator[Any, Any, None]:
+    """Wait for the end of a cancelled call, whose outcome nobody wants any more."""
+    task = asyncio.current_task()
+    if task is None:
+        return
+    transport._held[task] = None
+    try:
+        while not transport._closed:
+            try:
+                yield awaited.send(None)
+            except asyncio.CancelledError:  # cancelled again, perhaps by `close`
+                continue
+            except (StopIteration, PyreqwestError):
+                return
+    finally:
+        transport._held.pop(task, None)
 
 
 @lru_cache(maxsize=64)
