@@ -81,6 +81,10 @@ class Blobs(Protocol):
         """Free space where blobs are written."""
         ...
 
+    async def close(self) -> None:
+        """Let go of files and threads. Safe twice."""
+        ...
+
 
 async def read_extents(blobs: Blobs, extents: Sequence[Extent]) -> AsyncIterator[bytes]:
     """Stream the bytes of a file, extent after extent."""

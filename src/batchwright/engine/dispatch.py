@@ -27,6 +27,7 @@ from batchwright.domain.file import Extent
 from batchwright.domain.lines import LineSplitter
 from batchwright.domain.request import Request, parse_request, with_model
 from batchwright.domain.result import OK, Code, answer_line, failure_line, head_prefix, line_head
+from batchwright.domain.segment import Segment
 from batchwright.engine.account import MAYBE_PAID
 from batchwright.engine.journal import Journal
 from batchwright.engine.lane import FEED_LOW, Feed, Lane
@@ -37,7 +38,6 @@ from batchwright.engine.runtime import Runtime
 from batchwright.engine.settings import EngineSettings
 from batchwright.engine.slots import ENTRY_BYTES, SlotTable
 from batchwright.providers.base import Answer
-from batchwright.store.base import Segment
 
 Outcome = Answer | TransportError | BadAnswer
 

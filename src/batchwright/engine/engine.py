@@ -13,6 +13,7 @@ from batchwright.blobs.base import Blobs
 from batchwright.domain.batch import Batch
 from batchwright.domain.errors import NoSpace, StorageError, TransportError
 from batchwright.domain.file import FILE_TTL_S, Extent, File
+from batchwright.domain.segment import Segment
 from batchwright.domain.window import window_s
 from batchwright.engine.lane import Lane, LiveJob
 from batchwright.engine.pruner import Pruner
@@ -22,7 +23,7 @@ from batchwright.engine.runtime import Runtime, new_id
 from batchwright.engine.settings import EngineSettings
 from batchwright.engine.supervisor import Supervisor
 from batchwright.providers.base import Answer, Call, StreamedAnswer
-from batchwright.store.base import EngineStore, Idempotency, Segment, TenantStore
+from batchwright.store.base import EngineStore, Idempotency, TenantStore
 
 SPACE_CHECK_EVERY_S = 1.0
 ASK_MODELS_EVERY_S = 300.0

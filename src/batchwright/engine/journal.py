@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
 from batchwright.blobs.base import Blobs
 from batchwright.domain.errors import StorageError
 from batchwright.domain.result import Code
+from batchwright.domain.segment import Segment, SegmentKeys, SegmentLengths
 from batchwright.engine.account import (
     ERROR,
     IN_CRASH,
@@ -27,24 +27,8 @@ from batchwright.engine.account import (
     pack,
 )
 from batchwright.engine.tally import Tally
-from batchwright.store.base import Segment, SegmentLengths
 
 Fields = tuple[Any, ...]  # the fields of a Record
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentKeys:
-    """The blob keys of one segment's files and of its slot table."""
-
-    output: str
-    error: str
-    account: str
-    slots: str
-
-    @classmethod
-    def of(cls, batch_id: str, epoch: int) -> SegmentKeys:
-        folder = f"batches/{batch_id}/{epoch}"
-        return cls(*(f"{folder}/{name}" for name in ("output", "error", "account", "slots")))
 
 
 class Journal:

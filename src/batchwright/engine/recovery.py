@@ -14,6 +14,7 @@ from zlib import crc32
 from batchwright.blobs.base import Blobs
 from batchwright.domain.batch import Batch
 from batchwright.domain.errors import Damaged
+from batchwright.domain.segment import Segment, SegmentKeys, SegmentLengths
 from batchwright.engine.account import (
     ERROR,
     MARK,
@@ -23,10 +24,9 @@ from batchwright.engine.account import (
     marked_lengths,
     unpack_all,
 )
-from batchwright.engine.journal import SegmentKeys
 from batchwright.engine.slots import InFlight, read_slots
 from batchwright.engine.tally import Crashes, Tally
-from batchwright.store.base import EngineStore, Segment, SegmentLengths
+from batchwright.store.base import EngineStore
 
 _READ_BYTES = RECORD_BYTES * 8192
 

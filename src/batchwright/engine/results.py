@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from batchwright.blobs.base import Blobs
 from batchwright.domain.errors import UsageError
+from batchwright.domain.segment import Segment, SegmentKeys
 from batchwright.engine.account import ERROR, OUTPUT, RECORD_BYTES, Record
-from batchwright.engine.journal import SegmentKeys
 from batchwright.engine.recovery import read_line, read_records
-from batchwright.store.base import Segment
 
 RESULTS_PER_PAGE_MAX = 1000
 PAGE_BYTES_MAX = 8 * 2**20

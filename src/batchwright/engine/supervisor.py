@@ -22,14 +22,14 @@ from batchwright.domain.batch_error import BatchError
 from batchwright.domain.errors import Conflict, Damaged, NoSpace, Superseded
 from batchwright.domain.file import RESULT_PURPOSE, Extent, File
 from batchwright.domain.result import Code
+from batchwright.domain.segment import Segment, SegmentKeys
 from batchwright.engine.dispatch import BatchRun
-from batchwright.engine.journal import SegmentKeys
 from batchwright.engine.recovery import Recovered, forget_in_flight, take_over
 from batchwright.engine.routing import Router
 from batchwright.engine.runtime import Runtime, new_id
 from batchwright.engine.settings import EngineSettings
 from batchwright.engine.validate import ValidationRules, Validator
-from batchwright.store.base import EngineStore, Segment
+from batchwright.store.base import EngineStore
 
 RETRY_STORAGE_S = 5.0
 
@@ -172,7 +172,7 @@ class Supervisor:
 
     async def _open_run(self) -> BatchRun:
         batch = self.batch
-        found = await self._store.engine_file(batch.tenant, batch.input_file_id)
+        found = await self._store.engine_file(batch.tenant, batch.input_file_id, hidden=True)
         if found is None:
             raise Damaged(f"the input file {batch.input_file_id} is gone")
         async with self._changing:

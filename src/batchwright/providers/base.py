@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Call:
+# The values that are made for each request are msgspec structs: ten times quicker to make than
+# frozen dataclasses.
+
+
+class Call(msgspec.Struct, frozen=True, gc=False):
     """One HTTP call to be made."""
 
     method: str
@@ -25,8 +28,7 @@ class Call:
     answer_bytes_max: int  # cap on the decoded answer
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """A complete HTTP answer. Header names are lower case."""
 
     status: int

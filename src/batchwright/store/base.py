@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 from batchwright.domain.batch import Batch
 from batchwright.domain.file import Extent, File
 from batchwright.domain.key import Key
+from batchwright.domain.segment import Segment
 from batchwright.domain.upload import Part, Upload
 
 T = TypeVar("T")
@@ -34,24 +35,6 @@ class Idempotency:
     key: str
     fingerprint: str
     created_at: float  # Unix seconds; kept for at least 24 h
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentLengths:
-    """The valid lengths in bytes of a segment's three files."""
-
-    output: int
-    error: int
-    account: int
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """The part of a journal that one writer wrote in one epoch; `lengths` None while it writes."""
-
-    batch_id: str
-    epoch: int
-    lengths: SegmentLengths | None
 
 
 class TenantStore(Protocol):
@@ -191,8 +174,13 @@ class EngineStore(Protocol):
         in one transaction, guarded as `save_batch`."""
         ...
 
-    async def engine_file(self, tenant: str, file_id: str) -> tuple[File, tuple[Extent, ...]] | None:
-        """A visible file with its bytes; None if there is none."""
+    async def engine_file(
+        self, tenant: str, file_id: str, *, hidden: bool = False
+    ) -> tuple[File, tuple[Extent, ...]] | None:
+        """A visible file with its bytes; None if there is none.
+
+        With `hidden` also one that was deleted while a batch uses it.
+        """
         ...
 
     async def expire(self, now: float) -> int:
@@ -209,4 +197,8 @@ class EngineStore(Protocol):
 
     async def forget(self, keys: Sequence[str]) -> None:
         """Drop the rows behind blob keys that `unreferenced` named and that have been deleted."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the database. Safe twice."""
         ...

@@ -13,10 +13,10 @@ from batchwright.domain.batch import TERMINAL, Batch
 from batchwright.domain.errors import StorageError
 from batchwright.domain.file import Extent, File
 from batchwright.domain.key import Key
+from batchwright.domain.segment import RESULT_LINES, Segment, SegmentKeys
 from batchwright.domain.upload import Part, Upload
 from batchwright.store import refusals
-from batchwright.store.base import Idempotency, Page, Segment
-from batchwright.store.segment_keys import RESULT_LINES, segment_keys
+from batchwright.store.base import Idempotency, Page
 
 IDEMPOTENCY_TTL_S = 48 * 3_600
 
@@ -326,7 +326,7 @@ class MemoryStore:
 
     def _open_segment(self, batch_id: str, epoch: int) -> None:
         self._segments[batch_id, epoch] = Segment(batch_id, epoch, None)
-        for kind, key in segment_keys(batch_id, epoch).items():
+        for kind, key in SegmentKeys.of(batch_id, epoch)._asdict().items():
             self._segment_blobs[key] = _SegmentBlob(batch_id, epoch, kind)
 
     def _forget_empty_files(self) -> None:

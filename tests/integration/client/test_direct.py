@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fake_openai_batch import FakeOpenAI
-from sandbox_process import SandboxProcess
 
 from batchwright.client import direct
 from batchwright.client.direct import process_batch, process_batch_async
 from batchwright.client.errors import RequestFailure, RequestsFailed
 from batchwright.domain.errors import UsageError
+from fake_openai_batch import FakeOpenAI
+from sandbox_process import SandboxProcess
 
 CHAT = ("POST", "/v1/chat/completions")
 AGAIN = {"retry-after-ms": "1"}

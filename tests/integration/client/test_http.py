@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from fake_openai_batch import FakeOpenAI
 
 from batchwright.client import http
 from batchwright.client.errors import (
@@ -17,6 +16,7 @@ from batchwright.client.errors import (
     Unauthenticated,
 )
 from batchwright.client.http import Client
+from fake_openai_batch import FakeOpenAI
 
 AGAIN = {"retry-after-ms": "1"}
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from fake_openai_batch import FakeOpenAI
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "library.md"

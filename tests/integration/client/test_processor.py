@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_openai_batch import FakeBatch, FakeOpenAI, echo_all, http_failure, not_run, success
 
 from batchwright.client import http
 from batchwright.client.errors import BatchInvalid, RequestFailure, ServerFailed, ServerUnreachable
 from batchwright.client.processor import AsyncBatchProcessor, BatchProcessor, poll_delays
 from batchwright.domain.errors import UsageError
+from fake_openai_batch import FakeBatch, FakeOpenAI, echo_all, http_failure, not_run, success
 
 POLL_S = 0.001
 ITEMS = [f"text {number}" for number in range(12)]

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from fault_server import FaultServer, serve_faults
 
 from batchwright.domain.errors import Ambiguous, AnswerTooLarge, ConfigError, NotSent
 from batchwright.providers.base import Call
 from batchwright.providers.transport import HttpTransport
+from fault_server import FaultServer, serve_faults
 
 MIB = 1 << 20
 

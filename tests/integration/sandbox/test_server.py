@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
-from sandbox_process import SandboxProcess
 
 from batchwright.sandbox.answers import answer
+from sandbox_process import SandboxProcess
 
 CHAT = "/v1/chat/completions"
 

@@ -14,9 +14,10 @@ from batchwright.domain.batch_error import BatchError
 from batchwright.domain.errors import Conflict, NotFound, StorageError, Superseded
 from batchwright.domain.file import Extent, File
 from batchwright.domain.key import Key
+from batchwright.domain.segment import Segment, SegmentLengths
 from batchwright.domain.upload import Part, Upload
 from batchwright.domain.usage import Usage
-from batchwright.store.base import Idempotency, Segment, SegmentLengths
+from batchwright.store.base import Idempotency
 from batchwright.store.memory import MemoryStore
 from batchwright.store.sql import SqlStore
 

@@ -12,8 +12,9 @@ import pytest
 from batchwright.domain.batch import TRANSITIONS, Batch, Counts, advance
 from batchwright.domain.errors import BatchwrightError
 from batchwright.domain.file import Extent, File
+from batchwright.domain.segment import Segment, SegmentLengths
 from batchwright.domain.upload import Part, Upload
-from batchwright.store.base import Idempotency, Segment, SegmentLengths
+from batchwright.store.base import Idempotency
 from batchwright.store.memory import MemoryStore
 from batchwright.store.sql import SqlStore
 

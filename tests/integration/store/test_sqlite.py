@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from batchwright.domain.batch import Batch, Status, advance
 from batchwright.domain.errors import ConfigError, Damaged, NoSpace, StorageError
-from batchwright.store.base import Segment
+from batchwright.domain.segment import Segment
 from batchwright.store.migrations import HEAD
 from batchwright.store.migrations.upgrade import config
 from batchwright.store.schema import METADATA

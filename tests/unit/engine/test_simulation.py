@@ -7,12 +7,12 @@ import json
 from collections import Counter
 
 import pytest
-from simulation import World, chat_lines, digest, simulate
 
 from batchwright.domain.batch import Batch, Status
 from batchwright.domain.errors import StorageError
 from batchwright.engine.lane import LaneLimits
 from batchwright.engine.settings import EngineSettings
+from simulation import World, chat_lines, digest, simulate
 
 LINES = 1_000
 

@@ -21,8 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from batchwright.domain.batch import TERMINAL, Batch
 from batchwright.domain.file import Extent, File
 from batchwright.domain.key import Key
+from batchwright.domain.segment import RESULT_LINES, Segment, SegmentKeys
 from batchwright.store import refusals
-from batchwright.store.base import Segment
 from batchwright.store.schema import (
     batches,
     extents,
@@ -34,7 +34,6 @@ from batchwright.store.schema import (
     segments,
     uploads,
 )
-from batchwright.store.segment_keys import RESULT_LINES, segment_keys
 from batchwright.store.sql.database import SqlPart, reading, transaction
 from batchwright.store.sql.rows import (
     KEY,
@@ -208,7 +207,8 @@ async def _open_segment(connection: AsyncConnection, batch_id: str, epoch: int) 
     segment = {"batch_id": batch_id, "epoch": epoch}
     await connection.execute(insert(segments).values(segment))
     blobs = [
-        segment | {"key": key, "kind": kind} for kind, key in segment_keys(batch_id, epoch).items()
+        segment | {"key": key, "kind": kind}
+        for kind, key in SegmentKeys.of(batch_id, epoch)._asdict().items()
     ]
     await connection.execute(insert(segment_blobs), blobs)
 

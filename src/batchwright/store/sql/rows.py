@@ -13,9 +13,10 @@ from batchwright.domain.batch import Batch, Closing, Counts, Status
 from batchwright.domain.batch_error import BatchError
 from batchwright.domain.file import Extent, File
 from batchwright.domain.key import Key
+from batchwright.domain.segment import Segment, SegmentLengths
 from batchwright.domain.upload import Part, Upload
 from batchwright.store import schema
-from batchwright.store.base import Idempotency, Segment, SegmentLengths
+from batchwright.store.base import Idempotency
 
 Values = dict[str, Any]
 AnyRow = Row[*tuple[Any, ...]]

@@ -5,10 +5,10 @@ import base64
 import json
 import struct
 import threading
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from batchwright.domain.errors import Ambiguous, AnswerTooLarge, NotSent
 from batchwright.providers.base import Provider, Transport
