@@ -1,0 +1,1 @@
+"""The HTTP API: OpenAI's Files, Uploads, Batches and Models, the pass-through, keys and health."""

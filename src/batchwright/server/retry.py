@@ -1,0 +1,135 @@
+"""A new batch of the requests of an ended one that got no answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+
+from batchwright.blobs.base import read_extents
+from batchwright.domain.batch import Batch
+from batchwright.domain.errors import Conflict, NotFound, UsageError
+from batchwright.domain.file import Extent, File
+from batchwright.domain.lines import LineSplitter
+from batchwright.engine.account import ERROR
+from batchwright.engine.recovery import read_records
+from batchwright.server.context import Context
+from batchwright.server.progress import RETRY_OF
+from batchwright.domain.segment import Segment
+
+
+async def retry_batch(
+    context: Context,
+    batch_id: str,
+    *,
+    completion_window: str | None,
+    metadata: Mapping[str, str] | None,
+) -> Batch:
+    """Create the batch. What is not given is as it was in the one of `batch_id`.
+
+    Raises `NotFound`, `Conflict` while the batch runs, `UsageError` where nothing failed.
+    """
+    engine, tenant = context.engine, context.tenant
+    key = context.idempotency_key()
+    batch = await context.tenants.get_batch(tenant, batch_id)
+    if not batch.is_terminal:
+        raise Conflict(
+            f"The batch {batch_id} is {batch.status}; it can be retried when it has ended."
+        )
+    engine.check_room()
+    file = await _failed_requests(context, batch)
+    made = await engine.create_batch(
+        tenant,
+        endpoint=batch.endpoint,
+        input_file_id=file.id,
+        completion_window=completion_window or batch.completion_window,
+        metadata=batch.metadata if metadata is None else metadata,
+        output_ttl_s=batch.output_ttl_s,
+        options={**batch.options, RETRY_OF: batch.id},
+        idempotency=(key and (key, f"retry {batch.id} {completion_window} {metadata}")) or None,
+    )
+    if made.input_file_id != file.id:  # the key was used before: the batch of then
+        await context.tenants.delete_file(tenant, file.id)
+    return made
+
+
+async def _failed_requests(context: Context, batch: Batch) -> File:
+    """A new input file of the requests that ended in the error file, byte for byte."""
+    engine = context.engine
+    if batch.counts.failed == 0:
+        raise UsageError(f"No request of the batch {batch.id} failed; there is nothing to retry.")
+    lines = await _failed_lines(context, await engine.segments(batch.id))
+    if lines.count != batch.counts.failed:
+        raise Conflict(f"The results of the batch {batch.id} are no longer kept.")
+    extents = await _input_extents(context, batch)
+    draft = engine.new_file(
+        batch.tenant,
+        purpose="batch",
+        filename=f"{batch.id}_retry.jsonl",
+        size_bytes=0,
+        sha256=None,
+    )
+    blob = f"files/{draft.id}"
+    writer = await engine.blobs.open_writer(blob)
+    try:
+        async with engine.reading(extents):
+            async for content in _lines_of(context, extents, lines):
+                await writer.write(content + b"\n")
+        size_bytes, sha256 = await writer.finish()
+    finally:
+        await writer.abort()
+    file = replace(draft, size_bytes=size_bytes, sha256=sha256)
+    try:
+        return await context.tenants.create_file(batch.tenant, file, [Extent(blob, 0, size_bytes)])
+    except BaseException:
+        await engine.blobs.delete(blob)
+        raise
+
+
+class LineSet:
+    """A set of line numbers: one bit for each line of a file."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._bits = bytearray()
+
+    def add(self, line: int) -> None:
+        byte = line >> 3
+        if byte >= len(self._bits):
+            self._bits.extend(bytes(max(1024, byte + 1 - len(self._bits))))
+        self._bits[byte] |= 1 << (line & 7)
+        self.count += 1
+
+    def __contains__(self, line: int) -> bool:
+        byte = line >> 3
+        return byte < len(self._bits) and bool(self._bits[byte] >> (line & 7) & 1)
+
+
+async def _failed_lines(context: Context, segments: Sequence[Segment]) -> LineSet:
+    failed = LineSet()
+    for segment in segments:
+        async for record in read_records(segment, context.engine.blobs):
+            if record.flags & ERROR:
+                failed.add(record.line)
+    return failed
+
+
+async def _input_extents(context: Context, batch: Batch) -> tuple[Extent, ...]:
+    try:
+        return await context.tenants.get_extents(batch.tenant, batch.input_file_id)
+    except NotFound as error:
+        raise Conflict(
+            f"The input file {batch.input_file_id} was deleted; there is nothing to retry from."
+        ) from error
+
+
+async def _lines_of(
+    context: Context, extents: Sequence[Extent], wanted: LineSet
+) -> AsyncIterator[bytes]:
+    splitter = LineSplitter(line_bytes_max=context.engine.settings.line_bytes_max)
+    async for chunk in read_extents(context.engine.blobs, extents):
+        for line in splitter.feed(chunk):
+            if line.number in wanted and line.content is not None:
+                yield line.content
+    for line in splitter.finish():
+        if line.number in wanted and line.content is not None:
+            yield line.content

@@ -1,0 +1,62 @@
+"""What the server can be told, with its defaults (reliability page, section 5.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchwright.domain.file import UPLOAD_PURPOSES
+from batchwright.domain.lines import LINE_BYTES_MAX
+from batchwright.domain.upload import UPLOAD_BYTES_MAX
+
+FILE_BYTES_MAX = 200 * 2**20  # an input file of a batch
+OTHER_FILE_BYTES_MAX = 512 * 2**20  # any other file
+PART_BYTES_MAX = 64 * 2**20  # the part size of the official SDKs, which the documentation rounds
+
+BATCH_ENDPOINTS = (
+    "/v1/responses",
+    "/v1/chat/completions",
+    "/v1/embeddings",
+    "/v1/completions",
+    "/v1/moderations",
+    "/v1/images/generations",
+    "/v1/images/edits",
+    "/v1/videos",
+)
+"""The endpoints of a batch (OpenAI reference, "Create batch")."""
+
+PASS_THROUGH_ENDPOINTS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/moderations",
+    "/v1/responses",
+)
+"""The endpoints whose calls are handed through one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Limits and switches of the HTTP API. None means no limit."""
+
+    file_bytes_max: int = FILE_BYTES_MAX
+    other_file_bytes_max: int = OTHER_FILE_BYTES_MAX
+    upload_bytes_max: int = UPLOAD_BYTES_MAX
+    part_bytes_max: int = PART_BYTES_MAX
+    json_body_bytes_max: int = 2**20
+    call_body_bytes_max: int = LINE_BYTES_MAX  # the body of a pass-through call
+    purposes: tuple[str, ...] = UPLOAD_PURPOSES
+    extra_endpoints: tuple[str, ...] = ()  # further JSON endpoints, in batches and pass-through
+    rehearse: bool = False  # every model is played by the sandbox; the root page says so
+    public_url: str | None = None  # shown on the root page; None: what the client called
+    header_bytes_max: int = 16 * 2**10
+    header_count_max: int = 100
+    requests_per_s_per_tenant: float | None = 60.0  # all but pass-through calls
+    failed_auth_per_minute: int = 10  # for each client address
+
+    @property
+    def batch_endpoints(self) -> tuple[str, ...]:
+        return BATCH_ENDPOINTS + self.extra_endpoints
+
+    @property
+    def pass_through_endpoints(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(PASS_THROUGH_ENDPOINTS + self.extra_endpoints))

@@ -1,0 +1,178 @@
+"""`/v1/uploads`: files that arrive in parts. A completed one is its parts in order, not a copy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from batchwright.blobs.base import read_extents
+from batchwright.domain.errors import UsageError
+from batchwright.domain.file import Extent
+from batchwright.domain.upload import UPLOAD_TTL_S, Part, Upload
+from batchwright.engine.runtime import new_id
+from batchwright.server.context import Context, UserContext
+from batchwright.server.fields import (
+    required,
+    required_text,
+    text,
+    ttl_s,
+    whole_number,
+    wrong_type,
+)
+from batchwright.server.files import check_purpose, purpose_bytes_max
+from batchwright.server.multipart import clean_filename
+from batchwright.server.spool import HEAD_BYTES, Head, check_is_jsonl, spooled_form
+from batchwright.server.wire import part_wire, reply, upload_wire
+
+router = APIRouter(prefix="/v1/uploads")
+
+
+@router.post("")
+async def create_upload(context: UserContext) -> Response:
+    """Announce a file that will come in parts, within an hour."""
+    upload = _announced(context, await context.read_object())
+    await context.tenants.create_upload(context.tenant, upload)
+    return reply(upload_wire(upload, upload.created_at, None))
+
+
+@router.post("/{upload_id}/parts")
+async def add_part(upload_id: str, context: UserContext) -> Response:
+    """Take one part in; parts may come side by side and in any order."""
+    engine = context.engine
+    engine.check_room()
+    _check_pending(context, await context.tenants.get_upload(context.tenant, upload_id))
+    part_id = new_id(engine.runtime, "part_")
+    async with spooled_form(
+        context,
+        f"files/{part_id}",
+        file_field="data",
+        bytes_max=context.settings.part_bytes_max,
+    ) as spooled:
+        part = Part(part_id, upload_id, spooled.key, spooled.size_bytes, engine.runtime.now())
+        await context.tenants.add_part(context.tenant, part)
+    return reply(part_wire(part))
+
+
+@router.post("/{upload_id}/complete")
+async def complete_upload(upload_id: str, context: UserContext) -> Response:
+    """Make a file of the parts, in the order that is given."""
+    body = await context.read_object()
+    upload = await context.tenants.get_upload(context.tenant, upload_id)
+    _check_pending(context, upload)
+    parts = await _ordered_parts(context, upload, _part_ids(body))
+    extents = [Extent(part.key, 0, part.size_bytes) for part in parts if part.size_bytes]
+    await _check_content(context, upload, extents, body.get("md5"))
+    file = context.engine.new_file(
+        context.tenant,
+        purpose=upload.purpose,
+        filename=upload.filename,
+        size_bytes=upload.size_bytes,
+        sha256=None,
+        ttl_s=upload.file_ttl_s,
+    )
+    done = await context.tenants.complete_upload(context.tenant, upload_id, file, extents)
+    return reply(upload_wire(done, context.engine.runtime.now(), file))
+
+
+@router.post("/{upload_id}/cancel")
+async def cancel_upload(upload_id: str, context: UserContext) -> Response:
+    """Give an upload up; its parts are dropped."""
+    upload = await context.tenants.cancel_upload(context.tenant, upload_id)
+    return reply(upload_wire(upload, context.engine.runtime.now(), None))
+
+
+def _announced(context: Context, body: Mapping[str, Any]) -> Upload:
+    settings, runtime = context.settings, context.engine.runtime
+    for name in ("filename", "purpose", "bytes", "mime_type"):
+        required(body, name)
+    purpose = required_text(body, "purpose")
+    check_purpose(purpose, settings)
+    size_bytes = whole_number(body["bytes"], "bytes")
+    most = settings.upload_bytes_max
+    if purpose == "batch":
+        most = min(most, purpose_bytes_max(purpose, settings))
+    if not 0 < size_bytes <= most:
+        raise UsageError(
+            f"Invalid 'bytes': expected 1 to {most}, but got {size_bytes}.",
+            param="bytes",
+            code="invalid_value",
+        )
+    now = runtime.now()
+    return Upload(
+        id=new_id(runtime, "upload_"),
+        tenant=context.tenant,
+        purpose=purpose,
+        filename=clean_filename(required_text(body, "filename").encode()),
+        mime_type=required_text(body, "mime_type")[:255],
+        size_bytes=size_bytes,
+        status="pending",
+        created_at=now,
+        expires_at=now + UPLOAD_TTL_S,
+        file_id=None,
+        file_ttl_s=ttl_s(body.get("expires_after"), "expires_after"),
+    )
+
+
+def _check_pending(context: Context, upload: Upload) -> None:
+    status = upload.status_at(context.engine.runtime.now())
+    if status != "pending":
+        raise UsageError(f"The upload {upload.id} is {status}; only a pending one takes this.")
+
+
+def _part_ids(body: Mapping[str, Any]) -> list[str]:
+    given = required(body, "part_ids")
+    if not isinstance(given, list):
+        raise wrong_type("part_ids", "an array", given)
+    return [text(part_id, f"part_ids[{at}]") for at, part_id in enumerate(given)]
+
+
+async def _ordered_parts(context: Context, upload: Upload, ids: Sequence[str]) -> list[Part]:
+    """The parts of an upload in the order of `ids`; together they have the announced size."""
+    known = {part.id: part for part in await context.tenants.get_parts(context.tenant, upload.id)}
+    for at, part_id in enumerate(ids):
+        if part_id not in known or part_id in ids[:at]:
+            raise UsageError(
+                f"'{part_id[:100]}' is no part of this upload, or is named twice.",
+                param=f"part_ids[{at}]",
+                code="invalid_value",
+            )
+    parts = [known[part_id] for part_id in ids]
+    size_bytes = sum(part.size_bytes for part in parts)
+    if size_bytes != upload.size_bytes:
+        raise UsageError(
+            f"The parts have {size_bytes} bytes, but {upload.size_bytes} were announced.",
+            param="part_ids",
+            code="invalid_value",
+        )
+    return parts
+
+
+async def _check_content(
+    context: Context, upload: Upload, extents: Sequence[Extent], md5: Any
+) -> None:
+    if upload.purpose == "batch":
+        check_is_jsonl(await _head(context, extents))
+    if md5 is not None and await _md5(context, extents) != text(md5, "md5").lower():
+        raise UsageError("The bytes that came have another MD5.", param="md5", code="invalid_value")
+
+
+async def _head(context: Context, extents: Sequence[Extent]) -> bytes:
+    head = Head()
+    async for chunk in read_extents(context.engine.blobs, extents):
+        head.feed(chunk)
+        if len(head.content) >= HEAD_BYTES:
+            break
+    return head.content
+
+
+async def _md5(context: Context, extents: Sequence[Extent]) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    blobs = context.engine.blobs
+    async for chunk in read_extents(blobs, extents):
+        await blobs.offload(partial(digest.update, chunk))
+    return digest.hexdigest()
