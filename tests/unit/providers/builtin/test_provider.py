@@ -5,10 +5,11 @@ import base64
 import json
 import struct
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
+from msgspec import structs
 
 from batchwright.domain.errors import Ambiguous, AnswerTooLarge, NotSent
 from batchwright.providers.base import Provider, Transport
@@ -363,7 +364,7 @@ async def test_the_same_request_gets_the_same_answer(asker: Asker) -> None:
 
 
 async def test_only_post_is_answered(asker: Asker) -> None:
-    call = replace(asker.call(CHAT, {}), method="GET")
+    call = structs.replace(asker.call(CHAT, {}), method="GET")
 
     answer = await asker.provider.transport.send(call)
 
@@ -371,7 +372,7 @@ async def test_only_post_is_answered(asker: Asker) -> None:
 
 
 async def test_an_answer_past_the_byte_cap_is_refused(asker: Asker) -> None:
-    call = replace(asker.call(CHAT, {"model": "echo", "messages": user("hi")}), answer_bytes_max=10)
+    call = structs.replace(asker.call(CHAT, {"model": "echo", "messages": user("hi")}), answer_bytes_max=10)
 
     with pytest.raises(AnswerTooLarge):
         await asker.provider.transport.send(call)
@@ -415,7 +416,7 @@ async def test_a_call_that_takes_longer_than_its_timeout_is_ambiguous(
     call = asker.call(CHAT, {"model": name, "messages": user("hi")})
 
     with pytest.raises(Ambiguous, match=r"within 0\.01 s"):
-        await asker.provider.transport.send(replace(call, timeout_s=0.01))
+        await asker.provider.transport.send(structs.replace(call, timeout_s=0.01))
     release.set()
 
 
