@@ -1,0 +1,52 @@
+"""`batchwright check`: is a file of batch requests what it should be? Nothing is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from batchwright.cli.inspection import say_inspection
+from batchwright.cli.options import ConfigFile, Json
+from batchwright.cli.terminal import note
+from batchwright.config import Config, load_config
+from batchwright.domain.errors import UsageError
+from batchwright.local.inspection import Inspection, file_chunks, inspect
+from batchwright.local.job import url_of
+from batchwright.local.logs import quiet_logs
+from batchwright.tables import sniff
+
+
+def check(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Batch requests (JSONL).")],
+    *,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> int:
+    """Check a file of batch requests: every fault, with its line.
+
+    Counts the requests and their tokens, and tells which of the models are served here. Nothing is
+    sent. Exits with 2 if something is wrong.
+    """
+    form = sniff(source)
+    if form.kind != "batch":
+        raise UsageError(
+            f"{source} holds {form.label}; for these: batchwright run {source} --dry-run …"
+        )
+    settings = load_config(config)
+    with quiet_logs():
+        found = asyncio.run(inspect(file_chunks(source), url_of(form), settings))
+    _note_limits(found, source, settings)
+    return say_inspection(found, as_json=as_json)
+
+
+def _note_limits(found: Inspection, source: Path, config: Config) -> None:
+    """`run` has no limits; a server has."""
+    limits = config.limits
+    requests_max = limits.requests_per_batch
+    if requests_max is not None and found.report.total > requests_max:
+        note(f"more than the {requests_max:,} requests that a batch of a server may have")
+    if source.stat().st_size > limits.file_mb * 2**20:
+        note(f"larger than the {limits.file_mb:,} MB that a server takes in one file")

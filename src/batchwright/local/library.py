@@ -1,0 +1,182 @@
+"""`run`: the engine inside a program or a notebook, the same as `batchwright run`."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchwright.client.progress import Progress, open_progress
+from batchwright.client.sync import run_sync
+from batchwright.config import Config, load_config
+from batchwright.local.job import Job, RunOptions, plan_file, plan_rows
+from batchwright.local.logs import quiet_logs
+from batchwright.local.merge import Settled
+from batchwright.local.progress import Snapshot
+from batchwright.local.runner import Controls, config_for_run, run_job, settle_state
+from batchwright.local.state import RunState, open_state, state_folder_of
+from batchwright.local.summary import Causes
+from batchwright.tables import read_prompt
+from batchwright.tables.polars_extra import require_polars
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from batchwright.tables.frames import Rows
+
+
+def run(
+    data: str | Path | Rows,
+    *,
+    model: str | None = None,
+    prompt: str | None = None,
+    system: str | None = None,
+    embed: str | None = None,
+    output: str | Path | None = None,
+    params: Mapping[str, Any] | None = None,
+    prefix: str = "",
+    limit: int | None = None,
+    concurrency: int | None = None,
+    retry_failed: bool = False,
+    restart: bool = False,
+    force: bool = False,
+    config: str | Path | Config | None = None,
+    progress: bool | None = None,
+) -> pl.DataFrame:
+    """Ask a model about every row of `data`, with the engine in this process.
+
+    `data` is the path of a CSV, JSONL or Parquet file or of a file of batch requests, a Polars or
+    pandas frame, a list of dictionaries, or a list of strings (column `text`). `prompt` is a
+    template such as `"Classify: {review}"`, or `"@file"`; `embed` names a column to embed instead.
+
+    Returns the rows in their order with the columns `answer` (or `embedding`), `tokens` and
+    `error`; for batch requests the column `custom_id` before them. A row that failed has its
+    `error`; nothing is raised for it.
+
+    With `output` the same is written there too, and a run that was stopped or killed goes on when
+    it is called again: an answer that was recorded is never paid for again. Works where an event
+    loop runs already, as in a notebook. `progress`: None shows a bar in a terminal or a notebook.
+    Raises `UsageError` for wrong arguments or input (nothing was sent), and other
+    `BatchwrightError`s where the run cannot go on.
+    """
+    return run_sync(
+        run_async(
+            data,
+            model=model,
+            prompt=prompt,
+            system=system,
+            embed=embed,
+            output=output,
+            params=params,
+            prefix=prefix,
+            limit=limit,
+            concurrency=concurrency,
+            retry_failed=retry_failed,
+            restart=restart,
+            force=force,
+            config=config,
+            progress=progress,
+        )
+    )
+
+
+async def run_async(
+    data: str | Path | Rows,
+    *,
+    model: str | None = None,
+    prompt: str | None = None,
+    system: str | None = None,
+    embed: str | None = None,
+    output: str | Path | None = None,
+    params: Mapping[str, Any] | None = None,
+    prefix: str = "",
+    limit: int | None = None,
+    concurrency: int | None = None,
+    retry_failed: bool = False,
+    restart: bool = False,
+    force: bool = False,
+    config: str | Path | Config | None = None,
+    progress: bool | None = None,
+) -> pl.DataFrame:
+    """`run` as a coroutine. Cancelling it stops sending and keeps what comes back."""
+    require_polars()
+    options = RunOptions(
+        model=model,
+        prompt=None if prompt is None else read_prompt(prompt),
+        system=system,
+        embed=embed,
+        params=dict(params or {}),
+        prefix=prefix,
+        limit=limit,
+    )
+    settings = config if isinstance(config, Config) else load_config(config)
+    call = _Call(data, options, settings, concurrency, retry_failed, restart, force, progress)
+    if output is not None:
+        return await call.into(Path(output))
+    with tempfile.TemporaryDirectory(prefix="batchwright-") as folder:
+        return await call.into(Path(folder) / "answers.jsonl", is_kept=False)
+
+
+class _Call:
+    """One call of `run`."""
+
+    def __init__(
+        self,
+        data: Any,
+        options: RunOptions,
+        config: Config,
+        concurrency: int | None,
+        retry_failed: bool,
+        restart: bool,
+        force: bool,
+        progress: bool | None,
+    ) -> None:
+        self._data = data
+        self._options = options
+        self._config = config
+        self._concurrency = concurrency
+        self._retry_failed = retry_failed
+        self._restart = restart
+        self._force = force
+        self._progress = progress
+
+    async def into(self, output: Path, *, is_kept: bool = True) -> pl.DataFrame:
+        job = await asyncio.to_thread(self._plan, output)
+        with quiet_logs(), open_state(state_folder_of(output)) as state:
+            return await self._run(job, state, is_kept)
+
+    def _plan(self, output: Path) -> Job:
+        if isinstance(self._data, (str, Path)):
+            return plan_file(Path(self._data), output, self._options)
+        return plan_rows(self._data, output, self._options)
+
+    async def _run(self, job: Job, state: RunState, is_kept: bool) -> pl.DataFrame:
+        manifest = settle_state(job, state, restart=self._restart, force=self._force)
+
+        def deliver(read: Callable[[], Iterator[Settled]], causes: Causes) -> pl.DataFrame:
+            frame = job.frame(read(), causes)
+            if is_kept:
+                job.write(read(), Causes())
+            return frame
+
+        with open_progress("run", self._progress) as bar:
+            _, frame = await run_job(
+                job,
+                state,
+                manifest,
+                deliver,
+                config=config_for_run(self._config, state, concurrency=self._concurrency),
+                controls=Controls(observer=_shown_on(bar), stop=asyncio.Event()),
+                retry_failed=self._retry_failed,
+            )
+        return frame
+
+
+def _shown_on(bar: Progress) -> Callable[[Snapshot], None]:
+    def show(snapshot: Snapshot) -> None:
+        note = f"{snapshot.failed:,} failed" if snapshot.failed else ""
+        bar.show(snapshot.done, snapshot.total, note or snapshot.phase)
+
+    return show

@@ -1,0 +1,341 @@
+"""The engine inside this process: a job from its first request to its output.
+
+begin ─► run the batch ─► (retry the failures) ─► write the output
+  ▲ where an earlier process stopped, it goes on: the batches in the state tell how far it was
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from time import monotonic
+from typing import Any, TypeAlias, TypeVar
+
+from batchwright.config import Config
+from batchwright.domain.batch import Batch, Status
+from batchwright.domain.errors import Damaged, StorageError, UsageError
+from batchwright.domain.key import DEFAULT_TENANT
+from batchwright.domain.usage import NO_USAGE, Usage
+from batchwright.engine.results import ResultIndex
+from batchwright.engine.supervisor import Supervisor
+from batchwright.local.errors import InvalidInput, Stalled, Stopped
+from batchwright.local.job import Job
+from batchwright.local.merge import Settled, is_error_key, pulled, windows
+from batchwright.local.progress import Gauge, Observer
+from batchwright.local.requests import Written, write_chosen, write_requests
+from batchwright.local.state import Manifest, RunState
+from batchwright.local.summary import Causes, Summary
+from batchwright.wiring import Node, open_node
+
+T = TypeVar("T")
+
+OBSERVE_EVERY_S = 0.2
+_BATCHES_PER_PAGE = 100
+
+Deliver: TypeAlias = Callable[[Callable[[], Iterator[Settled]], Causes], T]
+"""Takes a function that reads every result in input order, as often as it is called, and notes
+the errors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controls:
+    """How a run is watched, and told to stop."""
+
+    observer: Observer
+    stop: asyncio.Event  # set: send nothing more, keep what comes back, leave all resumable
+
+
+def settle_state(
+    job: Job, state: RunState, *, restart: bool = False, force: bool = False
+) -> Manifest:
+    """Decide whether the job goes on, begins anew, or must not.
+
+    Raises `UsageError` where the state is of another run and answers of it may have been paid for,
+    and where the output is a file that no run of ours has written.
+    """
+    found = None if restart else state.load()
+    if found is not None:
+        differences = job.identity.differences(found.identity)
+        if not differences:
+            return _as_asked(found, job)
+        if found.is_sent:
+            raise UsageError(_refusal(job, differences))
+    if not state.is_begun and not force:
+        _require_free(job)
+    manifest = Manifest(job.identity, prefix=job.prefix)
+    state.save(manifest)
+    return manifest
+
+
+def _as_asked(found: Manifest, job: Job) -> Manifest:
+    """The manifest; not finished where its output is gone or would look different."""
+    is_there = job.paths[0].exists() and found.prefix == job.prefix
+    return replace(found, prefix=job.prefix, is_finished=found.is_finished and is_there)
+
+
+def _refusal(job: Job, differences: list[str]) -> str:
+    return (
+        f"{job.paths[0]} belongs to another run, of which answers may have been paid for. "
+        f"{' '.join(differences)} Name another output with -o, or begin anew with --restart."
+    )
+
+
+def _require_free(job: Job) -> None:
+    for path in job.paths:
+        if path.exists():
+            raise UsageError(
+                f"{path} exists already and is not from a run of this input: name another output "
+                "with -o, or overwrite it with --force"
+            )
+
+
+def config_for_run(config: Config, state: RunState, *, concurrency: int | None = None) -> Config:
+    """The configuration of the engine of a run: its own folder, and no limit on size or time."""
+    providers = config.providers
+    if concurrency is not None:
+        providers = {
+            name: replace(provider, max_concurrency=concurrency)
+            for name, provider in providers.items()
+        }
+    limits = replace(
+        config.limits,
+        requests_per_batch=None,
+        embedding_inputs_per_batch=None,
+        one_model_per_file=False,
+        result_days=None,
+    )
+    return replace(config, data_dir=state.data_dir, limits=limits, providers=providers)
+
+
+async def run_job(
+    job: Job,
+    state: RunState,
+    manifest: Manifest,
+    deliver: Deliver[T],
+    *,
+    config: Config,
+    controls: Controls,
+    retry_failed: bool = False,
+) -> tuple[Summary, T]:
+    """Do the job, or what is left of it, and hand its results to `deliver`, in a thread.
+
+    `manifest` is that of `settle_state`, `config` that of `config_for_run`. Returns the summary
+    and what `deliver` returned.
+    Raises `InvalidInput` with nothing sent, `Stopped` and `Stalled` where it can be resumed, and
+    `StorageError` where the state or the disk does not allow to go on.
+    """
+    if not manifest.is_sent:
+        state.clear_engine()  # what a process left that ended before it sent anything
+    try:
+        async with open_node(config) as node:
+            run = LocalRun(node, job, state, manifest, controls)
+            try:
+                await run.finish_batches(retry_failed=retry_failed)
+                return await run.deliver(deliver)
+            finally:
+                await run.stop()
+    except InvalidInput:
+        if not any(path.exists() for path in job.paths):
+            state.remove()  # nothing was paid, and there is no output to be known as ours
+        raise
+
+
+class LocalRun:
+    """One job over one node. Made by `run_job`."""
+
+    def __init__(
+        self, node: Node, job: Job, state: RunState, manifest: Manifest, controls: Controls
+    ) -> None:
+        self._node = node
+        self._engine = node.engine
+        self._job = job
+        self._state = state
+        self._manifest = manifest
+        self._controls = controls
+        self._started_at = monotonic()
+        self._batches: list[Batch] = []  # the first one, then one for each retry
+        self._gauge = Gauge(node.engine, controls.observer)
+
+    async def finish_batches(self, *, retry_failed: bool) -> None:
+        """Take the job to where every request has its result."""
+        self._gauge.show("preparing")
+        self._batches = await self._find_batches()
+        await self._engine.start()
+        if not self._batches:
+            await self._begin()
+        is_retrying = len(self._batches) > 1 and not self._batches[-1].is_terminal
+        await self._until_settled()
+        if retry_failed and not is_retrying:
+            await self._retry()
+
+    async def deliver(self, deliver: Deliver[T]) -> tuple[Summary, T]:
+        """Hand the results over, in input order, and finish."""
+        self._gauge.show("writing")
+        index = await self._build_index()
+        causes = Causes()
+        read = partial(self._read, index, asyncio.get_running_loop())
+        delivered = await _to_the_end(asyncio.to_thread(deliver, read, causes))
+        summary = self._summary(causes)
+        await self._save(replace(self._manifest, is_finished=True, summary=summary.to_json()))
+        return summary, delivered
+
+    async def stop(self) -> None:
+        """Stop the engine gracefully, showing how far that is. Safe twice."""
+        stopping = asyncio.ensure_future(self._engine.stop())
+        await _wait_a_little(stopping)
+        while not stopping.done():
+            self._gauge.show("stopping")
+            await _wait_a_little(stopping)
+        await stopping
+
+    # Batches
+
+    async def _find_batches(self) -> list[Batch]:
+        found: list[Batch] = []
+        has_more = True
+        while has_more:
+            page = await self._node.store.list_batches(
+                DEFAULT_TENANT, after=found[-1].id if found else None, limit=_BATCHES_PER_PAGE
+            )
+            found += page.items
+            has_more = page.has_more
+        return found[::-1]
+
+    async def _begin(self) -> None:
+        written = await write_requests(self._node, self._job.request_lines())
+        if self._controls.stop.is_set():
+            raise Stopped("Stopped. Nothing was sent.")
+        await self._save(replace(self._manifest, is_sent=True, lines=written.lines))
+        await self._add_batch(written)
+
+    async def _add_batch(self, written: Written) -> None:
+        batch = await self._engine.create_batch(
+            DEFAULT_TENANT,
+            endpoint=self._job.url,
+            input_file_id=written.file.id,
+            completion_window=None,
+        )
+        self._batches.append(batch)
+
+    async def _retry(self) -> None:
+        """Run the failed requests again, as a further batch."""
+        index = await self._build_index()
+        failed = bytearray(self._manifest.lines + 1)
+        for number in range(1, self._manifest.lines + 1):
+            place = index.place(number)
+            failed[number] = place is not None and is_error_key(place[0])
+        if not any(failed):
+            return
+        first = self._batches[0].input_file_id
+        written = await write_chosen(self._node, first, lambda number: bool(failed[number]))
+        await self._save(replace(self._manifest, is_finished=False))
+        await self._add_batch(written)
+        await self._until_settled()
+
+    async def _save(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        await self._node.blobs.offload(partial(self._state.save, manifest))
+
+    # Running
+
+    async def _until_settled(self) -> None:
+        """Until the last batch has ended. Raises what keeps it from ending."""
+        batch_id = self._batches[-1].id
+        supervisor = self._engine.supervisor(batch_id)
+        if supervisor is not None:
+            await self._watch(batch_id, supervisor)
+        batch = self._batches[-1] = await self._engine.get_batch(DEFAULT_TENANT, batch_id)
+        if batch.status is Status.FAILED:
+            await self._refuse(batch)
+        if not batch.is_terminal:
+            problem = None if supervisor is None else supervisor.problem
+            raise StorageError(problem or f"batch {batch_id} stands still")
+
+    async def _watch(self, batch_id: str, supervisor: Supervisor) -> None:
+        ended = asyncio.ensure_future(self._engine.wait(batch_id))
+        stopped = asyncio.ensure_future(self._controls.stop.wait())
+        failed = asyncio.ensure_future(self._engine.failed.wait())
+        try:
+            while not ended.done():
+                self._gauge.watch(supervisor)
+                await _wait_a_little(ended, stopped, failed)
+                if failed.done():
+                    raise StorageError(f"the engine stopped: {self._engine.failure}")
+                if stopped.done() and not ended.done():
+                    await self._stop_early(batch_id)
+                if reason := self._gauge.stalled():
+                    raise Stalled(f"{reason}. Nothing was answered; run the same command again.")
+        finally:
+            for waiting in (ended, stopped, failed):
+                waiting.cancel()
+
+    async def _stop_early(self, batch_id: str) -> None:
+        await self.stop()
+        batch = await self._engine.get_batch(DEFAULT_TENANT, batch_id)
+        if batch.status is Status.VALIDATING and len(self._batches) == 1:
+            await self._save(replace(self._manifest, is_sent=False))
+            raise Stopped("Stopped. Nothing was sent.")
+        done, total = self._gauge.settled, batch.counts.total
+        raise Stopped(f"Stopped at {done:,} of {total:,}. Nothing that was answered is lost.")
+
+    async def _refuse(self, batch: Batch) -> None:
+        """The requests are wrong: nothing was sent, and nothing stands in the way of others."""
+        await self._save(replace(self._manifest, is_sent=False))
+        raise InvalidInput(batch.errors, unit=self._job.unit)
+
+    # Results
+
+    async def _build_index(self) -> ResultIndex:
+        segments = [
+            segment for batch in self._batches for segment in await self._engine.segments(batch.id)
+        ]
+        return await ResultIndex.build(segments, self._node.blobs, self._manifest.lines)
+
+    def _read(self, index: ResultIndex, loop: asyncio.AbstractEventLoop) -> Iterator[Settled]:
+        """Every result in input order, for a thread."""
+        count, total = 0, self._batches[0].counts.total
+        ordered = windows(index, self._manifest.lines, self._node.blobs)
+        for result in pulled(ordered, loop):
+            yield result
+            count += 1
+        if count != total:
+            raise Damaged(f"{self._state.folder} has {count:,} results for {total:,} requests")
+
+    def _summary(self, causes: Causes) -> Summary:
+        total = self._batches[0].counts.total
+        sums = [batch.closing for batch in self._batches]
+        output, *others = self._job.paths
+        return Summary(
+            total=total,
+            completed=total - causes.failed,
+            failed=causes.failed,
+            unanswered=causes.unanswered,
+            usage=reduce(Usage.add, (each.usage for each in sums), NO_USAGE),
+            cost=sum(each.cost_nano for each in sums) / 1e9,
+            possibly_paid_twice=sum(each.possibly_paid_twice for each in sums),
+            elapsed_s=monotonic() - self._started_at,
+            output=output,
+            errors=next((path for path in others if path.exists()), None),
+            state=self._state.folder,
+            unit=self._job.unit,
+            causes=tuple(causes),
+        )
+
+
+async def _wait_a_little(*waits: asyncio.Future[Any]) -> None:
+    """Until one of them is done, or it is time to show how far it is."""
+    await asyncio.wait(waits, timeout=OBSERVE_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns; a cancelled caller leaves only when its thread has ended."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await task
+        raise

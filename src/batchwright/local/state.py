@@ -1,0 +1,120 @@
+"""The state of a run: the folder `OUTPUT.batchwright/`, so that the same command goes on.
+
+The folder belongs to one process at a time. It holds the lock, the manifest (what the run is, and
+how far) and the engine's own data directory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchwright.data_directory import LOCK_NAME, locked, prepare, read_private, write_private
+from batchwright.domain.errors import Damaged, Locked, StorageError, UsageError
+from batchwright.tables import RunIdentity
+
+SUFFIX = ".batchwright"
+_MANIFEST = "run.json"
+_ENGINE = "engine"
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a run is and how far it is."""
+
+    identity: RunIdentity
+    version: int = _VERSION
+    is_sent: bool = False  # a batch was made: from here on, answers may have been paid for
+    lines: int = 0  # physical lines of the request file
+    prefix: str = ""  # of our columns in the output
+    is_finished: bool = False  # the output was written
+    summary: Mapping[str, Any] = field(default_factory=dict)  # of the last time it was finished
+
+
+def state_folder_of(output: Path) -> Path:
+    """`out.csv` → `out.csv.batchwright`."""
+    return output.with_name(output.name + SUFFIX)
+
+
+class RunState:
+    """The folder of one run, locked for this process. Made by `open_state`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data_dir = folder / _ENGINE  # the engine's
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.folder / _MANIFEST).exists()
+
+    def load(self) -> Manifest | None:
+        """The manifest; None where no run was begun.
+
+        Raises `Damaged`, and `StorageError` for one that another version wrote.
+        """
+        data = read_private(self.folder / _MANIFEST)
+        if data is None:
+            return None
+        try:
+            manifest = msgspec.json.decode(data, type=Manifest)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Damaged(
+                f"{self.folder / _MANIFEST} cannot be read ({error}); "
+                "--restart forgets it and begins anew"
+            ) from error
+        if manifest.version != _VERSION:
+            raise StorageError(
+                f"{self.folder} was written by another version of batchwright: finish it with "
+                "that one, or begin anew with --restart"
+            )
+        return manifest
+
+    def save(self, manifest: Manifest) -> None:
+        """Replace the manifest, whole and durably."""
+        write_private(self.folder / _MANIFEST, msgspec.json.encode(manifest))
+
+    def clear_engine(self) -> None:
+        """Drop what the engine keeps."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.data_dir)
+
+    def remove(self) -> None:
+        """Forget the run, and remove the folder itself.
+
+        The manifest goes first, so that half of it is never taken for a run.
+        """
+        (self.folder / _MANIFEST).unlink(missing_ok=True)
+        self.clear_engine()
+        (self.folder / LOCK_NAME).unlink(missing_ok=True)
+        with suppress(OSError):  # somebody has put a file of their own into it
+            self.folder.rmdir()
+
+
+@contextmanager
+def open_state(folder: Path) -> Iterator[RunState]:
+    """Make the folder if it is new, and hold its lock.
+
+    Raises `UsageError` for a folder that is not ours, and where another process holds it, saying
+    which.
+    """
+    folder = prepare(folder)
+    names = os.listdir(folder)
+    if names and LOCK_NAME not in names:
+        raise UsageError(f"{folder} is not a state folder of batchwright: name another output")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except Locked as error:
+            raise UsageError(
+                f"{error}: wait for that run, or name another output with -o"
+            ) from error
+        yield RunState(folder)
