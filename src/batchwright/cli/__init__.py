@@ -1,0 +1,29 @@
+"""The command line: `main` is the program `batchwright`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command; ends the process with its exit code (`cli.exits`)."""
+    from batchwright.cli.app import app
+    from batchwright.cli.edge import run
+
+    _leave(run(app, arguments))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without taking the interpreter down.
+
+    The threads of pyreqwest 0.15 may come back to an interpreter that is going down, which
+    aborts the process (after a refused connection in half of the cases).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

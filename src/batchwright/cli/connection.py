@@ -1,0 +1,89 @@
+"""The way from a command to its server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from batchwright.config import Config, load_config
+from batchwright.domain.errors import UsageError
+
+if TYPE_CHECKING:
+    from batchwright.client.http import Client
+    from batchwright.client.processor import AsyncBatchProcessor
+    from batchwright.client.settings import Endpoint
+
+T = TypeVar("T")
+
+BASE_URL_NAME = "base_url"
+"""The file in the data directory that tells where the server listens, while one runs."""
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work to its end."""
+    return asyncio.run(work)
+
+
+@asynccontextmanager
+async def connect(
+    config: Path | None, base_url: str | None, api_key: str | None, *, window: str = "24h"
+) -> AsyncIterator[AsyncBatchProcessor]:
+    """A client of the server that the options, the environment or the data directory name."""
+    from batchwright.client.processor import AsyncBatchProcessor
+
+    settings = load_config(config, with_providers=False)
+    endpoint = find_endpoint(settings, base_url, api_key)
+    async with AsyncBatchProcessor(
+        endpoint.api_key, endpoint.base_url, completion_window=window
+    ) as processor:
+        yield processor
+
+
+def find_endpoint(config: Config, base_url: str | None, api_key: str | None) -> Endpoint:
+    """The server and its key: by option, by environment, by data directory, by default."""
+    from batchwright.client.settings import Endpoint, resolve_endpoint
+
+    if base_url is None and not os.environ.get("BATCHWRIGHT_BASE_URL"):
+        base_url = _announced(config.data_dir) or _configured(config)
+    endpoint = resolve_endpoint(api_key, base_url, data_dir=config.data_dir)
+    if endpoint.api_key is None and endpoint.is_loopback and config.admin_key is not None:
+        return Endpoint(endpoint.base_url, config.admin_key.value)
+    return endpoint
+
+
+def _announced(data_dir: Path) -> str | None:
+    try:
+        return (data_dir / BASE_URL_NAME).read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def _configured(config: Config) -> str | None:
+    server = config.server
+    if server.public_url is not None:
+        return server.public_url
+    is_default = not {"server.host", "server.port"} & config.origins.keys()
+    if is_default or not server.port:
+        return None
+    scheme = "https" if server.tls_cert_file else "http"
+    return f"{scheme}://{reachable(server.host)}:{server.port}/v1"
+
+
+def reachable(host: str) -> str:
+    """How clients on this machine name an address to listen on."""
+    named = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
+    return f"[{named}]" if ":" in named else named
+
+
+async def given_or_newest(client: Client, batch_id: str | None) -> str:
+    """The id that was given, or that of the newest batch. Raises `UsageError` if there is none."""
+    if batch_id is not None:
+        return batch_id
+    page = await client.list_batches(limit=1)
+    if not page.get("data"):
+        raise UsageError("there is no batch yet; make one with: batchwright submit FILE")
+    return str(page["data"][0]["id"])

@@ -1,0 +1,65 @@
+"""`batchwright submit`: upload a file of requests and start its batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from batchwright.cli.connection import connect, run_async
+from batchwright.cli.exits import Exit, exit_of_batch
+from batchwright.cli.options import ApiKey, BaseUrl, ConfigFile, Json
+from batchwright.cli.terminal import note, say, say_json
+from batchwright.domain.errors import UsageError
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Requests in batch form (JSONL).")],
+    *,
+    window: Annotated[
+        str, typer.Option(metavar="SPAN", help="Time to finish in: 30m, 24h, 7d.")
+    ] = "24h",
+    description: Annotated[
+        str | None, typer.Option(help="Kept on the batch as metadata.description.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
+    config: ConfigFile = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> int:
+    """Upload FILE, start its batch, and print the batch's id.
+
+    A file beyond 50,000 requests or 200 MB becomes several batches. Their ids are printed joined
+    by commas, which every other command takes.
+    """
+    if not file.is_file():
+        raise UsageError(f"FILE: expected a file that exists, got {file}")
+    return run_async(_submit(file, window, description, wait, config, base_url, api_key, as_json))
+
+
+async def _submit(
+    file: Path,
+    window: str,
+    description: str | None,
+    wait: bool,
+    config: Path | None,
+    base_url: str | None,
+    api_key: str | None,
+    as_json: bool,
+) -> int:
+    async with connect(config, base_url, api_key, window=window) as processor:
+        batch_id = await processor.submit_batch(file, description)
+        if not as_json:
+            say(batch_id)
+        if not wait:
+            if as_json:
+                say_json(list((await processor.status(batch_id)).batches))
+            else:
+                note(f"batchwright wait {batch_id}")
+            return Exit.OK
+        status = await processor.wait(batch_id)
+        if as_json:
+            say_json(list(status.batches))
+        return max(exit_of_batch(batch) for batch in status.batches)

@@ -1,0 +1,45 @@
+"""`batchwright wait`: until a batch has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from batchwright.cli.connection import connect, given_or_newest, run_async
+from batchwright.cli.exits import exit_of_batch
+from batchwright.cli.options import ApiKey, BaseUrl, BatchId, ConfigFile, Json
+from batchwright.cli.status import described
+from batchwright.cli.terminal import say, say_json
+
+
+def wait(
+    batch_id: BatchId = None,
+    *,
+    config: ConfigFile = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> int:
+    """Wait until a batch has ended; the exit code tells how.
+
+    Ctrl-C ends the waiting alone: the batch goes on at the server.
+    """
+    return run_async(_wait(batch_id, config, base_url, api_key, as_json))
+
+
+async def _wait(
+    batch_id: str | None,
+    config: Path | None,
+    base_url: str | None,
+    api_key: str | None,
+    as_json: bool,
+) -> int:
+    async with connect(config, base_url, api_key) as processor:
+        wanted = await given_or_newest(processor.client, batch_id)
+        batches = (await processor.wait(wanted)).batches
+    if as_json:
+        say_json(batches[0] if len(batches) == 1 else list(batches))
+    else:
+        for batch in batches:
+            for line in described(batch):
+                say(line)
+    return max(exit_of_batch(batch) for batch in batches)
