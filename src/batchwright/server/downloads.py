@@ -11,16 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from batchwright.blobs.base import Blobs, read_extents
-from batchwright.domain.errors import UsageError
 from batchwright.domain.file import RESULT_PURPOSE, Extent, File, slice_extents
+from batchwright.server.errors import RangeNotSatisfiable
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-
-
-class RangeNotSatisfiable(UsageError):
-    """The range lies behind the end of the file."""
-
-    status = 416
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +67,7 @@ def parse_range(header: str, size_bytes: int) -> Span | None:
             return None
         span = Span(int(found[1]), stop)
     if span.start >= span.stop:
-        raise RangeNotSatisfiable(f"The range lies outside the {size_bytes} bytes of the file.")
+        raise RangeNotSatisfiable(size_bytes)
     return span
 
 

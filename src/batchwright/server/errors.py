@@ -55,6 +55,16 @@ class UnsupportedBody(UsageError):
     status = 415
 
 
+class RangeNotSatisfiable(UsageError):
+    """The range of bytes lies behind the end of the file."""
+
+    status = 416
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(f"The range lies outside the {size_bytes} bytes of the file.")
+        self.size_bytes = size_bytes
+
+
 class TooManyRequests(UsageError):
     """A rate limit of ours; `is_curable` tells whether waiting helps."""
 
@@ -149,6 +159,8 @@ def _usage_headers(error: UsageError) -> dict[str, str]:
     if isinstance(error, TooManyRequests):
         headers = {"retry-after": str(max(1, round(error.retry_after_s + 0.5)))}
         return headers if error.is_curable else {**headers, "x-should-retry": "false"}
+    if isinstance(error, RangeNotSatisfiable):
+        return {"content-range": f"bytes */{error.size_bytes}"}
     if isinstance(error, Unauthorized):
         return {"www-authenticate": "Bearer"}
     return {"x-should-retry": "false"} if error.status == 409 else {}

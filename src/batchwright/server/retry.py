@@ -10,11 +10,11 @@ from batchwright.domain.batch import Batch
 from batchwright.domain.errors import Conflict, NotFound, UsageError
 from batchwright.domain.file import Extent, File
 from batchwright.domain.lines import LineSplitter
+from batchwright.domain.segment import Segment
 from batchwright.engine.account import ERROR
 from batchwright.engine.recovery import read_records
 from batchwright.server.context import Context
 from batchwright.server.progress import RETRY_OF
-from batchwright.domain.segment import Segment
 
 
 async def retry_batch(

@@ -1,0 +1,280 @@
+"""Batches: each refusal of the contract, paging, results while running, retry, idempotency."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from batchwright.providers.base import Answer, Call
+
+from .conftest import chat_answer, chat_line, chat_lines, ended
+
+GOOD = {
+    "input_file_id": "file-x",
+    "endpoint": "/v1/chat/completions",
+    "completion_window": "24h",
+}
+
+# change of the good body → (param, code, a part of the message)
+REFUSALS: list[tuple[dict[str, Any], str, str | None, str]] = [
+    ({"input_file_id": None}, "input_file_id", "missing_required_parameter", "Missing required"),
+    ({"endpoint": None}, "endpoint", "missing_required_parameter", "Missing required parameter: '"),
+    ({"completion_window": None}, "completion_window", "missing_required_parameter", "Missing"),
+    ({"endpoint": "/v1/nothing"}, "endpoint", "invalid_value", "'/v1/nothing'"),
+    ({"endpoint": "/v1/nothing"}, "endpoint", "invalid_value", "'/v1/responses'"),
+    ({"endpoint": 1}, "endpoint", "invalid_type", "an integer"),
+    ({"input_file_id": ["a"]}, "input_file_id", "invalid_type", "an array"),
+    ({"completion_window": "25y"}, "completion_window", "invalid_value", "'25y'"),
+    ({"completion_window": "30s"}, "completion_window", "invalid_value", "'24h'"),
+    ({"completion_window": "15d"}, "completion_window", "invalid_value", "'14d'"),
+    ({"metadata": {"a": 1}}, "metadata.a", "invalid_type", "a string"),
+    ({"metadata": "x"}, "metadata", "invalid_type", "an object"),
+    ({"metadata": {str(at): "" for at in range(17)}}, "metadata", "invalid_value", "16"),
+    ({"metadata": {"k" * 65: ""}}, "metadata." + "k" * 64, "invalid_value", "64"),
+    ({"metadata": {"a": "v" * 513}}, "metadata.a", "invalid_value", "512"),
+    (
+        {"output_expires_after": {"anchor": "now", "seconds": 3600}},
+        "output_expires_after.anchor",
+        "invalid_value",
+        "created_at",
+    ),
+    (
+        {"output_expires_after": {"anchor": "created_at", "seconds": 3599}},
+        "output_expires_after.seconds",
+        "invalid_value",
+        "3600",
+    ),
+    (
+        {"output_expires_after": {"anchor": "created_at", "seconds": 2_592_001}},
+        "output_expires_after.seconds",
+        "invalid_value",
+        "2592000",
+    ),
+    (
+        {"output_expires_after": {"anchor": "created_at", "seconds": True}},
+        "output_expires_after.seconds",
+        "invalid_type",
+        "a boolean",
+    ),
+    (
+        {"output_expires_after": {"seconds": 3600}},
+        "output_expires_after.anchor",
+        "missing_required_parameter",
+        "anchor",
+    ),
+    ({"output_expires_after": 3600}, "output_expires_after", "invalid_type", "an object"),
+]
+
+
+async def test_a_wrong_body_is_400_with_param_and_code(server: Any) -> None:
+    async with server.http() as http:
+        for change, param, code, part in REFUSALS:
+            body = {name: value for name, value in {**GOOD, **change}.items() if value is not None}
+            answer = await http.post("/v1/batches", json=body)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"], error["code"]) == (400, param, code), body
+            assert error["type"] == "invalid_request_error"
+            assert part in error["message"], error
+        listed = (await http.get("/v1/batches")).json()
+
+    assert listed["data"] == []
+
+
+async def test_unknown_keys_are_ignored_and_other_windows_taken(server: Any) -> None:
+    async with server.http() as http:
+        for window, window_s in (("1m", 60), ("14d", 14 * 86_400)):
+            body = {**GOOD, "completion_window": window, "unknown": {"a": 1}}
+            batch = (await http.post("/v1/batches", json=body)).json()
+            assert batch["completion_window"] == window
+            assert batch["expires_at"] == batch["created_at"] + window_s
+
+
+async def test_a_file_of_another_purpose_is_refused_at_creation(server: Any) -> None:
+    async with server.openai() as client:
+        file = await client.files.create(file=chat_lines(1), purpose="user_data")
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.batches.create(
+                input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+            )
+
+    assert refused.value.param == "input_file_id"
+
+
+async def test_every_bad_line_is_named_and_nothing_is_sent(server: Any) -> None:
+    lines = [
+        chat_line("a"),
+        '{"custom_id": "b"',
+        chat_line("a"),
+        chat_line("c", model="nobody-has-it"),
+        chat_line("d").replace('"POST"', '"GET"'),
+    ]
+    async with server.openai() as client:
+        file = await client.files.create(file="\n".join(lines).encode(), purpose="batch")
+        batch = await client.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+        done = await ended(client, batch.id)
+
+    assert done.status == "failed"
+    assert [(error.line, error.code) for error in done.errors.data] == [
+        (2, "invalid_json_line"),
+        (3, "duplicate_custom_id"),
+        (4, "model_not_found"),
+        (5, "invalid_method"),
+    ]
+    assert (done.output_file_id, done.error_file_id) == (None, None)
+    assert done.request_counts.total == 0
+    assert server.upstream.calls == []
+
+
+async def test_the_list_is_newest_first_and_paged(server: Any) -> None:
+    async with server.openai() as client:
+        made = [(await client.batches.create(**GOOD)).id for _ in range(5)]
+        pages = [batch.id async for batch in client.batches.list(limit=2)]
+        lost = await client.batches.list(after="batch_unknown")
+        clamped = await client.batches.list(limit=1000)
+
+    assert pages == made[::-1]
+    assert lost.data == []
+    assert len(clamped.data) == 5
+
+
+async def test_an_unknown_batch_is_404_without_param(server: Any) -> None:
+    async with server.http() as http:
+        for method, path in (
+            ("GET", "/v1/batches/batch_x"),
+            ("POST", "/v1/batches/batch_x/cancel"),
+            ("GET", "/v1/batches/batch_x/results"),
+            ("POST", "/v1/batches/batch_x/retry"),
+        ):
+            answer = await http.request(method, path)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"], error["code"]) == (404, None, None)
+            assert "No batch found with id 'batch_x'" in error["message"]
+
+
+async def test_a_cancel_of_an_ended_batch_is_409_and_final(server: Any) -> None:
+    async with server.openai() as client:
+        batch = await client.batches.create(**GOOD)
+        await ended(client, batch.id)
+        with pytest.raises(openai.ConflictError, match="failed") as refused:
+            await client.batches.cancel(batch.id)
+
+    assert refused.value.response.headers["x-should-retry"] == "false"
+    assert refused.value.type == "invalid_request_error"
+
+
+async def test_an_idempotency_key_makes_one_batch_of_two_calls(server: Any) -> None:
+    headers = {"Idempotency-Key": "once"}
+    async with server.openai() as client:
+        first = await client.batches.create(**GOOD, extra_headers=headers)
+        second = await client.batches.create(**GOOD, extra_headers=headers)
+        with pytest.raises(openai.ConflictError):
+            await client.batches.create(
+                **{**GOOD, "completion_window": "1h"}, extra_headers=headers
+            )
+        with pytest.raises(openai.BadRequestError):
+            await client.batches.create(**GOOD, extra_headers={"Idempotency-Key": "k" * 256})
+
+    assert first.id == second.id
+
+
+async def test_failures_are_counted_by_code_and_can_be_retried(server: Any) -> None:
+    def refuse_odd(call: Call) -> Answer:
+        text = json.loads(call.body)["messages"][0]["content"]
+        if int(text.split()[1]) % 2:
+            return Answer(400, {}, b'{"error": {"message": "odd"}}')
+        return Answer(200, {}, chat_answer(text))
+
+    server.upstream.answer = refuse_odd
+    async with server.openai() as client, server.http() as http:
+        source = chat_lines(10)
+        file = await client.files.create(file=source, purpose="batch")
+        batch = await client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/chat/completions",
+            completion_window="1h",
+            metadata={"job": "x"},
+        )
+        first = await ended(client, batch.id)
+        assert first.status == "completed"
+        assert first.model_extra["batchwright"]["failed_by_code"] == {"400": 5}
+
+        server.upstream.answer = lambda call: Answer(200, {}, chat_answer("now even"))
+        again = await http.post(
+            f"/v1/batches/{batch.id}/retry", headers={"Idempotency-Key": "again"}
+        )
+        twice = await http.post(
+            f"/v1/batches/{batch.id}/retry", headers={"Idempotency-Key": "again"}
+        )
+        made = again.json()
+        assert again.status_code == 200, made
+        assert twice.json()["id"] == made["id"]
+        assert made["completion_window"] == "1h"
+        assert made["metadata"] == {"job": "x"}
+        assert made["batchwright"]["retry_of"] == batch.id
+        lines = (await client.files.content(made["input_file_id"])).content.splitlines()
+        assert lines == source.splitlines()[1::2]
+
+        second = await ended(client, made["id"])
+        assert second.request_counts.completed == 5
+        nothing = await http.post(f"/v1/batches/{made['id']}/retry")
+        assert nothing.status_code == 400
+        assert len((await client.files.list(purpose="batch")).data) == 2
+
+
+async def test_results_are_read_while_the_batch_runs(server: Any) -> None:
+    async with server.openai() as client, server.http() as http:
+        file = await client.files.create(
+            file=chat_lines(30, "builtin/echo") + chat_line("held").encode(), purpose="batch"
+        )
+        server.upstream.gate.clear()
+        batch = await client.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+        await server.upstream.called.wait()
+        seen: list[str] = []
+        cursor = None
+        while len(seen) < 30:
+            params = {"limit": 7} | ({"after": cursor} if cursor else {})
+            page = (await http.get(f"/v1/batches/{batch.id}/results", params=params)).json()
+            assert len(page["data"]) <= 7
+            seen += [line["custom_id"] for line in page["data"]]
+            cursor = page["next"]
+        running = (await http.get(f"/v1/batches/{batch.id}")).json()
+        refused = await http.post(f"/v1/batches/{batch.id}/retry")
+        server.upstream.gate.set()
+        await ended(client, batch.id)
+        last = (await http.get(f"/v1/batches/{batch.id}/results", params={"after": cursor})).json()
+
+    assert sorted(seen) == sorted(f"r-{at}" for at in range(30))
+    assert running["status"] == "in_progress"
+    assert running["request_counts"] == {"total": 31, "completed": 30, "failed": 0}
+    assert running["model"] is None
+    assert sorted(running["batchwright"]) == [
+        "attempts",
+        "cost_usd",
+        "expected_finish_at",
+        "failed_by_code",
+        "held_back_by",
+        "possibly_paid_twice",
+        "problem",
+        "requests_per_s",
+        "retry_of",
+    ]
+    assert running["batchwright"]["possibly_paid_twice"] == {"requests": 0, "lines": []}
+    assert refused.status_code == 409
+    assert [line["custom_id"] for line in last["data"]] == ["held"]
+    assert last["has_more"] is False
+
+
+async def test_a_cursor_that_is_not_ours_is_400(server: Any) -> None:
+    async with server.http() as http:
+        batch = (await http.post("/v1/batches", json=GOOD)).json()
+        answer = await http.get(f"/v1/batches/{batch['id']}/results?after=nonsense")
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "after"

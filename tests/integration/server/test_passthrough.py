@@ -1,0 +1,174 @@
+"""Pass-through calls: what the provider says comes back, streams event by event."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from batchwright.domain.errors import Ambiguous, NotSent
+from batchwright.providers.base import Answer, Call
+from batchwright.server.settings import ServerSettings
+
+from .conftest import MODEL, running_server
+
+HELLO: Any = [{"role": "user", "content": "I love it"}]
+
+
+def event(text: str) -> bytes:
+    chunk = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": MODEL,
+        "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}],
+    }
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+async def test_chat_embeddings_and_responses_of_the_builtin_models(server: Any) -> None:
+    async with server.openai() as client:
+        chat = await client.chat.completions.create(model="builtin/sentiment", messages=HELLO)
+        vectors = await client.embeddings.create(
+            model="builtin/embedding", input=["a", "b"], dimensions=8
+        )
+        response = await client.responses.create(model="builtin/sentiment", input="I hate it")
+
+    assert chat.choices[0].message.content == "positive"
+    assert [len(entry.embedding) for entry in vectors.data] == [8, 8]
+    assert response.output_text == "negative"
+
+
+async def test_the_body_goes_out_as_it_came_but_for_the_model(server: Any) -> None:
+    body = b'{ "x": [1,  2.50], "model" : "played/org/model:v1", "messages": [] }'
+    async with server.http() as http:
+        await http.post("/v1/chat/completions", content=body)
+
+    [call] = server.upstream.calls
+    assert call.body == body.replace(b"played/org/model:v1", b"org/model:v1")
+    assert call.url == "http://played.invalid/v1/chat/completions"
+
+
+async def test_status_body_and_headers_of_the_provider_come_back(server: Any) -> None:
+    sent = b'{"error": {"message": "slow down", "type": "x", "param": null, "code": "y"}}'
+
+    def refuse(call: Call) -> Answer:
+        headers = {
+            "content-type": "application/json",
+            "x-request-id": "req_theirs",
+            "retry-after": "7",
+            "x-ratelimit-remaining-requests": "0",
+            "openai-processing-ms": "3",
+            "set-cookie": "a=b",
+            "connection": "close",
+        }
+        return Answer(429, headers, sent)
+
+    server.upstream.answer = refuse
+    async with server.http() as http:
+        answer = await http.post("/v1/completions", json={"model": MODEL, "prompt": ""})
+
+    assert (answer.status_code, answer.content) == (429, sent)
+    assert answer.headers.get_list("x-request-id") == ["req_theirs"]
+    assert answer.headers["retry-after"] == "7"
+    assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+    assert answer.headers["openai-processing-ms"] == "3"
+    assert "set-cookie" not in answer.headers
+
+
+async def test_the_first_event_arrives_before_the_second_is_sent(server: Any) -> None:
+    async with server.openai() as client:
+        stream = await client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+        seen = []
+        for text in ("one", "two", "three"):
+            server.upstream.events.put_nowait(event(text))
+            chunk = await stream.__anext__()
+            seen.append(chunk.choices[0].delta.content)
+        server.upstream.events.put_nowait(b"data: [DONE]\n\n")
+        server.upstream.events.put_nowait(None)
+        rest = [chunk async for chunk in stream]
+
+    assert seen == ["one", "two", "three"]
+    assert rest == []
+
+
+async def test_the_builtin_models_stream_to_their_done(server: Any) -> None:
+    async with (
+        server.http() as http,
+        http.stream(
+            "POST",
+            "/v1/chat/completions",
+            json={"model": "builtin/echo", "messages": HELLO, "stream": True},
+        ) as answer,
+    ):
+        text = (await answer.aread()).decode()
+
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert text.endswith("data: [DONE]\n\n")
+
+
+async def test_a_client_that_leaves_ends_the_call(server: Any) -> None:
+    async with server.openai() as client:
+        stream = await client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+        server.upstream.events.put_nowait(event("one"))
+        await stream.__anext__()
+        await stream.close()
+
+    async with asyncio.timeout(5):
+        await server.upstream.stream_closed.wait()
+
+
+async def test_a_stream_that_breaks_off_ends_in_an_error(server: Any) -> None:
+    async with server.openai() as client:
+        stream = await client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+        server.upstream.events.put_nowait(event("one"))
+        server.upstream.events.put_nowait(Ambiguous("reset"))
+        await stream.__anext__()
+        with pytest.raises(openai.APIError, match="broke off"):
+            await stream.__anext__()
+
+
+async def test_what_keeps_an_answer_away_is_502_without_names_of_hosts(server: Any) -> None:
+    def unreachable(call: Call) -> Answer:
+        raise NotSent("cannot connect to secret-host:9999")
+
+    server.upstream.answer = unreachable
+    async with server.http() as http:
+        answer = await http.post("/v1/chat/completions", json={"model": MODEL, "messages": HELLO})
+
+    assert answer.status_code == 502
+    assert "secret-host" not in answer.text
+    assert answer.json()["error"]["type"] == "server_error"
+
+
+async def test_wrong_bodies_are_refused_here(server: Any) -> None:
+    async with server.http() as http:
+        for content, status, param, code in (
+            (b"{", 400, None, None),
+            (b"[]", 400, None, "invalid_type"),
+            (b'{"model": 1}', 400, "model", "invalid_type"),
+            (b'{"model": "x", "stream": "yes"}', 400, "stream", "invalid_type"),
+            (b"{}", 400, "model", "missing_required_parameter"),
+            (b'{"model": "nobody-has-it"}', 404, "model", "model_not_found"),
+        ):
+            answer = await http.post("/v1/chat/completions", content=content)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"], error["code"]) == (status, param, code)
+        large = await http.post("/v1/embeddings", content=b"x" * (16 * 2**20 + 1))
+
+    assert large.status_code == 413
+    assert server.upstream.calls == []
+
+
+async def test_extra_endpoints_are_opened_by_settings(tmp_path: Any) -> None:
+    body = {"model": MODEL, "prompt": "a cat"}
+    settings = ServerSettings(extra_endpoints=("/v1/images/generations", "/v1/rerank"))
+    async with running_server(tmp_path, settings) as server, server.http() as http:
+        images = await http.post("/v1/images/generations", json=body)
+        closed = await http.post("/v1/images/edits", json=body)
+
+    assert images.status_code == 200
+    assert closed.status_code == 404
