@@ -72,6 +72,9 @@ class Engine:
         self._check_space()
         for batch in await self._store.unfinished_batches():
             self._supervise(batch)
+        # Nobody shall see counts from before their journals are read: counts never go down.
+        for supervisor in list(self._supervisors.values()):
+            await supervisor.is_known.wait()
         pruner = Pruner(
             store=self._store,
             blobs=self.blobs,
@@ -106,7 +109,9 @@ class Engine:
 
     def _on_task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task)
-        self._supervisors.pop(task.get_name(), None)
+        supervisor = self._supervisors.get(task.get_name())
+        if supervisor is not None and supervisor.batch.is_terminal:
+            del self._supervisors[task.get_name()]  # one that stands still is asked for its problem
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("engine failed", reason=str(error), exc_info=error)
             self.failure = error
@@ -154,8 +159,8 @@ class Engine:
         """Raises `NotFound`, or `Conflict` in a terminal state but `cancelled`."""
         batch = await self._tenants.get_batch(tenant, batch_id)
         supervisor = self._supervisors.get(batch_id)
-        if supervisor is None:
-            supervisor = self._supervisor(batch)
+        if supervisor is None:  # it has ended, perhaps while its row was being read
+            supervisor = self._supervisor(await self._tenants.get_batch(tenant, batch_id))
         return await supervisor.cancel()
 
     def supervisor(self, batch_id: str) -> Supervisor | None:
@@ -164,7 +169,9 @@ class Engine:
 
     async def get_batch(self, tenant: str, batch_id: str) -> Batch:
         """A batch as it is: with the live counts of a running one. Raises `NotFound`."""
-        return self.with_progress(await self._tenants.get_batch(tenant, batch_id))
+        supervisor = self._supervisors.get(batch_id)  # before the read: it may end meanwhile
+        batch = await self._tenants.get_batch(tenant, batch_id)
+        return batch if supervisor is None else supervisor.progress(batch)
 
     def with_progress(self, batch: Batch) -> Batch:
         """`batch` with what its journal has made durable by now."""
@@ -183,8 +190,8 @@ class Engine:
     async def segments(self, batch_id: str) -> list[Segment]:
         """The segments of a batch with the lengths that are durable now."""
         supervisor = self._supervisors.get(batch_id)
-        if supervisor is not None and supervisor.current is not None:
-            return supervisor.current.segments
+        if supervisor is not None and supervisor.segments is not None:
+            return supervisor.segments
         kept = await self._store.segments(batch_id)
         return [segment for segment in kept if segment.lengths is not None]
 

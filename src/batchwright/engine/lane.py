@@ -79,7 +79,8 @@ class Lane:
         self._parked: deque[asyncio.Future[None]] = deque()
         self._workers: dict[asyncio.Task[None], None] = {}
         self._is_closed = False
-        self._paused_until = 0.0
+        self._paused_until = 0.0  # the provider said so
+        self._probe_at = 0.0  # while tripped
         self._timer: asyncio.TimerHandle | None = None
         self._troubles = 0
         now = runtime.monotonic()
@@ -119,7 +120,7 @@ class Lane:
         self._troubles = 0
         if self.tripped is not None:
             self.tripped = None
-            self._paused_until = 0.0
+            self._probe_at = 0.0
             self.wake()
 
     def report_trouble(self, reason: str) -> bool:
@@ -132,7 +133,7 @@ class Lane:
     def trip(self, reason: str) -> None:
         """Stop sending but for a probe each `PROBE_EVERY_S`, until one passes."""
         self.tripped = reason
-        self.pause(PROBE_EVERY_S)
+        self._probe_at = self._runtime.monotonic() + PROBE_EVERY_S
 
     def settle_tokens(self, reserved: int, used: int) -> None:
         """Correct the token bucket once the real usage is known."""
@@ -218,6 +219,7 @@ class Lane:
             take(self._tokens, tokens, now)
         if source is not self._live:
             self._free_slots -= 1
+            self._feeds.rotate(-1)  # the next feed's turn
         return source.popleft()
 
     def _source(self) -> deque[Job] | None:
@@ -230,15 +232,15 @@ class Lane:
             return None
         for _ in range(len(self._feeds)):
             feed = self._feeds[0]
-            self._feeds.rotate(-1)
             if len(feed.ready) <= FEED_LOW:
                 feed.on_low()
             if feed.ready:
                 return feed.ready
+            self._feeds.rotate(-1)
         return None
 
     def _wait_s(self, tokens: int, now: float) -> float:
-        wait = self._paused_until - now
+        wait = max(self._paused_until, self._probe_at) - now
         if self._requests is not None:
             wait = max(wait, wait_s(self._requests, 1, now))
         if self._tokens is not None:
@@ -246,9 +248,13 @@ class Lane:
         return wait
 
     def _wake_in(self, delay_s: float) -> None:
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(delay_s, self._on_timer)
+        loop = asyncio.get_running_loop()
+        due = loop.time() + delay_s
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(delay_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -62,6 +62,7 @@ async def take_over(
 
     `closed` is a segment that this process itself has closed, after its disk was full: what is
     valid of it is known. Raises `Damaged`, or `Superseded` if another process took over meanwhile.
+    The files of the new segment are made by `create_segment`: it may fail, the epoch stays.
     """
     tally = Tally()
     segments = [
@@ -78,9 +79,13 @@ async def take_over(
         for suspect in judge_in_flight(await _left_in_flight(segment, blobs), tally, segment.epoch)
     ]
     batch = await store.take_over(batch, frozen)
+    return Recovered(batch, tally, tuple(suspects), tuple(frozen))
+
+
+async def create_segment(batch: Batch, blobs: Blobs) -> None:
+    """Create the files of the segment of the batch's epoch. Raises `NoSpace` on a full disk."""
     keys = SegmentKeys.of(batch.id, batch.epoch)
     await blobs.create((keys.output, keys.error, keys.account))
-    return Recovered(batch, tally, tuple(suspects), tuple(frozen))
 
 
 async def forget_in_flight(recovered: Recovered, blobs: Blobs) -> None:
@@ -91,11 +96,14 @@ async def forget_in_flight(recovered: Recovered, blobs: Blobs) -> None:
 
 async def _replay(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentLengths:
     """Feed a segment's valid records to the tally; returns its valid lengths."""
-    if segment.lengths is not None:
-        async for record in read_records(segment, blobs):
-            tally.apply(record)
-        return segment.lengths
-    return await _replay_open(segment, blobs, tally)
+    if segment.lengths is None:
+        return await _replay_open(segment, blobs, tally)
+    keys = SegmentKeys.of(segment.batch_id, segment.epoch)
+    await _require_bytes(blobs, keys.output, segment.lengths.output)
+    await _require_bytes(blobs, keys.error, segment.lengths.error)
+    async for record in read_records(segment, blobs):
+        tally.apply(record)
+    return segment.lengths
 
 
 async def _replay_open(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentLengths:
@@ -141,9 +149,10 @@ async def _replay_tail(
 ) -> SegmentLengths:
     """Apply the records after the last mark as far as their lines check."""
     output, error, account = marked
-    sizes = (await blobs.size(keys.output) or 0, await blobs.size(keys.error) or 0)
-    if output > sizes[0] or error > sizes[1]:
-        raise Damaged(f"{keys.output}: the result files are shorter than what was synced")
+    sizes = (
+        await _require_bytes(blobs, keys.output, output),
+        await _require_bytes(blobs, keys.error, error),
+    )
     if tail:
         account += RECORD_BYTES  # the mark that opens the group
     for record in tail:
@@ -159,6 +168,14 @@ async def _replay_tail(
         tally.apply(record)
         account += RECORD_BYTES
     return SegmentLengths(output, error, account)
+
+
+async def _require_bytes(blobs: Blobs, key: str, size_bytes: int) -> int:
+    """The size of a result file, which is at least what was synced of it."""
+    found = await blobs.size(key) or 0
+    if found < size_bytes:
+        raise Damaged(f"{key} has {found} bytes, {size_bytes} were synced")
+    return found
 
 
 async def read_records(
@@ -190,11 +207,18 @@ async def _records(
 
 
 async def _line_checks(blobs: Blobs, key: str, record: Record) -> bool:
-    return crc32(await read_line(blobs, key, record)) == record.line_crc
+    return crc32(await _line_bytes(blobs, key, record)) == record.line_crc
 
 
 async def read_line(blobs: Blobs, key: str, record: Record) -> bytes:
-    """The result line of a record."""
+    """The result line of a record. Raises `Damaged` if it does not check."""
+    line = await _line_bytes(blobs, key, record)
+    if crc32(line) != record.line_crc:
+        raise Damaged(f"{key}: the result line at byte {record.offset} is damaged")
+    return line
+
+
+async def _line_bytes(blobs: Blobs, key: str, record: Record) -> bytes:
     return b"".join([chunk async for chunk in blobs.read(key, record.offset, record.length)])
 
 

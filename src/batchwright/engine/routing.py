@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+
+import msgspec
 
 from batchwright.domain.usage import Usage
 from batchwright.engine.lane import Lane
@@ -43,9 +45,11 @@ class Route:
     lane: Lane
     rates: Rates | None
 
-    @property
-    def name(self) -> str:
-        return f"{self.provider.name}/{self.model.removeprefix(self.provider.name + '/')}"
+    name_json: bytes = field(init=False)  # `provider/model` as JSON, for result lines
+
+    def __post_init__(self) -> None:
+        name = f"{self.provider.name}/{self.model.removeprefix(self.provider.name + '/')}"
+        object.__setattr__(self, "name_json", msgspec.json.encode(name))
 
 
 @dataclass(frozen=True, slots=True)

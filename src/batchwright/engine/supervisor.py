@@ -24,10 +24,16 @@ from batchwright.domain.file import RESULT_PURPOSE, Extent, File
 from batchwright.domain.result import Code
 from batchwright.domain.segment import Segment, SegmentKeys
 from batchwright.engine.dispatch import BatchRun
-from batchwright.engine.recovery import Recovered, forget_in_flight, take_over
+from batchwright.engine.recovery import (
+    Recovered,
+    create_segment,
+    forget_in_flight,
+    take_over,
+)
 from batchwright.engine.routing import Router
 from batchwright.engine.runtime import Runtime, new_id
 from batchwright.engine.settings import EngineSettings
+from batchwright.engine.tally import Tally
 from batchwright.engine.validate import ValidationRules, Validator
 from batchwright.store.base import EngineStore
 
@@ -52,6 +58,7 @@ class Supervisor:
         self.batch = batch
         self.problem: str | None = None  # why it stands still, in words for a person
         self.current: BatchRun | None = None  # while requests are being run
+        self.is_known = asyncio.Event()  # what is done is known again after a start
         self._store = store
         self._blobs = blobs
         self._runtime = runtime
@@ -63,9 +70,16 @@ class Supervisor:
         self._deadline = _deadline(batch, runtime)
         self._recovered: Recovered
         self._closed: Segment | None = None  # what this process wrote before its disk was full
+        self._tally: Tally | None = None  # of the last epoch: between two of them it stays known
 
     async def run(self) -> None:
         """Take the batch to its end, or to where a stop or damage leaves it."""
+        try:
+            await self._take_to_its_end()
+        finally:
+            self.is_known.set()
+
+    async def _take_to_its_end(self) -> None:
         try:
             if await self._validate():
                 await self._run_requests()
@@ -88,10 +102,20 @@ class Supervisor:
 
     def progress(self, batch: Batch) -> Batch:
         """`batch` with what its journal has made durable by now."""
-        run = self.current
-        if run is None or batch.is_terminal:
+        tally = self._tally
+        if self.batch.is_terminal:
+            return self.batch  # it ended while the caller read the row
+        if tally is None:
             return batch
-        return replace(batch, counts=run.tally.counts(run.total), closing=run.tally.closing())
+        total = self.batch.counts.total
+        return replace(batch, counts=tally.counts(total), closing=tally.closing())
+
+    @property
+    def segments(self) -> list[Segment] | None:
+        """The segments with the lengths that are durable now; None before the first epoch."""
+        if self.current is not None:
+            return self.current.segments
+        return None if self._closed is None else [*self._recovered.segments, self._closed]
 
     def signal(self) -> None:
         """Look again: something happened."""
@@ -108,6 +132,7 @@ class Supervisor:
         """Validate the input file; returns whether there are requests to be run."""
         if self.batch.counts.total:
             return True
+        self.is_known.set()
         errors, counts, model = await self._findings()
         if self._is_stopping:
             return False
@@ -180,7 +205,8 @@ class Supervisor:
                 self.batch, store=self._store, blobs=self._blobs, closed=self._closed
             )
             self.batch = recovered.batch
-        self._recovered = recovered
+        self._recovered, self._tally = recovered, recovered.tally
+        await create_segment(self.batch, self._blobs)
         self.current = BatchRun(
             batch=self.batch,
             recovered=recovered,
@@ -191,6 +217,7 @@ class Supervisor:
             settings=self._settings,
             on_change=self.signal,
         )
+        self.is_known.set()
         return self.current
 
     async def _until_settled(self, run: BatchRun) -> Status | None:
@@ -227,7 +254,7 @@ class Supervisor:
         if ended_as is not Status.COMPLETED:
             await run.stop_sending(self._settings.grace_s)
             code = Code.BATCH_EXPIRED if ended_as is Status.EXPIRED else Code.BATCH_CANCELLED
-            await run.fill(code, until=lambda: self._is_stopping)
+            await run.write_not_run(code, lambda: self._is_stopping)
             if self._is_stopping:
                 return
         async with self._changing:

@@ -65,7 +65,6 @@ class OpenAIProvider:
         self._timeout_s = timeout_s
         self._answer_bytes_max = answer_bytes_max
         self._urls: dict[str, str] = {}  # one entry for each endpoint, of which there are few
-        self._served: list[str] | None = None
 
     def __repr__(self) -> str:
         key = "'***'" if self._has_key else None
@@ -79,15 +78,13 @@ class OpenAIProvider:
         return Call("POST", absolute, self._headers, body, self._timeout_s, self._answer_bytes_max)
 
     async def list_models(self) -> list[str]:
-        """The names of the models served, asked for once where `models` does not name them all.
+        """The names of the models served, asked for where `models` does not name them all.
 
         Raises `TransportError`, also where the upstream answers with no list of models.
         """
         if self.models and not any(_GLOB & set(name) for name in self.models):
             return list(self.models)
-        if self._served is None:
-            self._served = await self._ask_models()
-        return [name for name in self._served if self.is_allowed(name)]
+        return [name for name in await self._ask_models() if self.is_allowed(name)]
 
     def is_allowed(self, model: str) -> bool:
         """Whether the configuration lets this account serve the model; true where it is silent."""

@@ -47,6 +47,8 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 30.0  # shorter than most servers keep an idle connection (75 s, 60 s)
 WRITE_STALL_S = 60.0
+LARGE_ANSWER_BYTES = 2**20
+LARGE_ANSWERS_MAX = 4  # larger answers received at a time: the others wait in their sockets
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\s*", re.DOTALL)
 _NOT_SENT = "client error (Connect)"  # hyper-util's name for all that precedes the first byte
@@ -64,7 +66,7 @@ class HttpTransport:
     timeout, or at once if the transport is closed.
     """
 
-    __slots__ = ("_client", "_closed", "_held")
+    __slots__ = ("_client", "_closed", "_held", "_large")
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class HttpTransport:
     ) -> None:
         self._client = _build_client(ca_file, proxy, connect_timeout_s)
         self._closed = False
+        self._large = asyncio.Semaphore(LARGE_ANSWERS_MAX)
         self._held: dict[asyncio.Task[Any], None] = {}  # cancelled, but not yet ended
 
     async def send(self, call: Call) -> Answer:
@@ -85,8 +88,8 @@ class HttpTransport:
         except PyreqwestError as error:
             raise _translated(error) from error
         try:
-            body = await _held(response.body_reader.read(call.answer_bytes_max + 1), self)
-            if body is not None and len(body) > call.answer_bytes_max:
+            body = await self._read(response, call.answer_bytes_max)
+            if len(body) > call.answer_bytes_max:
                 raise AnswerTooLarge(f"the answer is larger than {call.answer_bytes_max} bytes")
         except BaseException as error:
             await self._leave(request)
@@ -95,8 +98,19 @@ class HttpTransport:
             raise
         # The body was read to its end, so the client has its connection back: leaving, which
         # costs as much as the read, is not needed.
-        whole = b"" if body is None else body.to_bytes()
-        return Answer(response.status, _Headers(response), whole)
+        return Answer(response.status, _Headers(response), body)
+
+    async def _read(self, response: Response, bytes_max: int) -> bytes:
+        """The body, up to one byte more than `bytes_max`."""
+        reader = response.body_reader
+        head = await _held(reader.read(min(LARGE_ANSWER_BYTES, bytes_max) + 1), self)
+        if head is None:
+            return b""
+        if len(head) <= LARGE_ANSWER_BYTES or len(head) > bytes_max:
+            return head.to_bytes()
+        async with self._large:
+            rest = await _held(reader.read(bytes_max + 1 - len(head)), self)
+        return head.to_bytes() + (b"" if rest is None else rest.to_bytes())
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[HttpStreamedAnswer]:

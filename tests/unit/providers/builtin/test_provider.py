@@ -372,7 +372,9 @@ async def test_only_post_is_answered(asker: Asker) -> None:
 
 
 async def test_an_answer_past_the_byte_cap_is_refused(asker: Asker) -> None:
-    call = structs.replace(asker.call(CHAT, {"model": "echo", "messages": user("hi")}), answer_bytes_max=10)
+    call = structs.replace(
+        asker.call(CHAT, {"model": "echo", "messages": user("hi")}), answer_bytes_max=10
+    )
 
     with pytest.raises(AnswerTooLarge):
         await asker.provider.transport.send(call)

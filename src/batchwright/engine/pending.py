@@ -1,0 +1,76 @@
+"""A request that has no result yet, and the heap in which it waits to be tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable
+
+from batchwright.domain.request import Request
+from batchwright.engine.routing import Route
+
+
+class Pending:
+    """A request on its way to a result. It is the job that a lane runs."""
+
+    __slots__ = ("_call", "attempts", "is_maybe_paid", "request", "route", "tokens", "tries")
+
+    def __init__(
+        self,
+        request: Request,
+        route: Route,
+        *,
+        tokens: int,
+        call: Callable[[Pending], Awaitable[None]],
+    ) -> None:
+        self.request = request
+        self.route = route
+        self.tokens = tokens  # estimated, for the lane's token limit
+        self.attempts = 0  # those that count against `max_attempts`
+        self.tries = 0  # all of them
+        self.is_maybe_paid = False  # an answer was lost on the way
+        self._call = call
+
+    async def run(self) -> None:
+        await self._call(self)
+
+
+class Waiting:
+    """Requests that wait for their next attempt, by due time; `on_due` gets each when it is due."""
+
+    def __init__(
+        self, *, monotonic: Callable[[], float], on_due: Callable[[Pending], None]
+    ) -> None:
+        self._heap: list[tuple[float, int, Pending]] = []
+        self._count = 0  # breaks ties: first come, first served
+        self._timer: asyncio.TimerHandle | None = None
+        self._monotonic = monotonic
+        self._on_due = on_due
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, pending: Pending, delay_s: float) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (self._monotonic() + delay_s, self._count, pending))
+        if self._heap[0][2] is pending:
+            self._set_timer()
+
+    def stop(self) -> None:
+        """Let nothing come due any more. Safe twice."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._heap.clear()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        delay_s = max(0.0, self._heap[0][0] - self._monotonic())
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._release_due)
+
+    def _release_due(self) -> None:
+        now = self._monotonic() + 1e-6
+        while self._heap and self._heap[0][0] <= now:
+            self._on_due(heapq.heappop(self._heap)[2])
+        if self._heap:
+            self._set_timer()
