@@ -1,0 +1,530 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.request import Request, urlopen
+from uuid import uuid4
+
+import pytest
+import typer
+
+from batchwright.cli import edge
+from batchwright.cli.check import check
+from batchwright.cli.run import run
+from batchwright.cli.verify import verify
+from batchwright.local.state import open_state, state_folder_of
+from sandbox_process import SandboxProcess
+
+app = typer.Typer()
+for command in (run, check, verify):
+    app.command()(command)
+
+CHAT = "/v1/chat/completions"
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Batchwright = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[SandboxProcess]:
+    with SandboxProcess() as process:
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "batchwright.toml").write_text("[limits]\nreserve_mb = 0\n")
+    return tmp_path
+
+
+@pytest.fixture
+def batchwright(capsys: pytest.CaptureFixture[str]) -> Batchwright:
+    def call(*arguments: str | Path) -> Ended:
+        capsys.readouterr()
+        code = edge.run(app, [str(each) for each in arguments])
+        return Ended(code, *capsys.readouterr())
+
+    return call
+
+
+def configure(folder: Path, sandbox: SandboxProcess, *, max_attempts: int = 5) -> None:
+    """The sandbox is the only provider; it serves every model name that is used here."""
+    (folder / "batchwright.toml").write_text(
+        f"[limits]\nreserve_mb = 0\nmax_attempts = {max_attempts}\n"
+        f'[providers.upstream]\nkind = "openai"\nbase_url = "{sandbox.base_url}"\n'
+        'models = ["m", "sandbox/*"]\n'
+    )
+
+
+def request(custom_id: str, text: str, model: str = "m", url: str = CHAT) -> dict[str, Any]:
+    body = {"model": model, "messages": [{"role": "user", "content": text}]}
+    return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
+
+
+def write_requests(path: Path, requests: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(each) + "\n" for each in requests))
+    return path
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def calls_of(sandbox: SandboxProcess) -> int:
+    """The calls up to now. The ledger is written in order: once a call of ours stands in it, all
+    that came before stand in it too."""
+    marker = json.dumps(request("marker", uuid4().hex)["body"]).encode()
+    asked = Request(f"{sandbox.base_url}/chat/completions", marker)
+    asked.add_header("content-type", "application/json")
+    with urlopen(asked, timeout=10) as answer:
+        answer.read()
+    digest = sha256(marker).hexdigest()
+    rows: list[dict[str, Any]] = []
+    while not rows or rows[-1]["sha256"] != digest:
+        rows = sandbox.ledger()
+    marked.add(digest)
+    return sum(row["sha256"] not in marked for row in rows)
+
+
+marked: set[str] = set()
+
+
+def reviews(folder: Path) -> Path:
+    path = folder / "reviews.csv"
+    path.write_text("zip,review\n02139,I love it\n00501,It is awful\n10001,\n")
+    return path
+
+
+SENTIMENT = ("--model", "builtin/sentiment", "--prompt", "{review}")
+
+
+def test_rows_come_back_in_order_with_their_cells_as_they_were(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    ended = batchwright("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+
+    assert ended.code == 0
+    lines = (folder / "out.csv").read_text().splitlines()
+    assert lines[0] == "zip,review,answer,tokens,error"
+    assert [line.split(",")[:3] for line in lines[1:]] == [
+        ["02139", "I love it", "positive"],
+        ["00501", "It is awful", "negative"],
+        ["10001", "", "neutral"],
+    ]
+    assert "3 of 3 answered" in ended.out
+
+
+def test_without_a_name_the_output_is_beside_the_input(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    ended = batchwright("run", reviews(folder), *SENTIMENT)
+
+    assert ended.code == 0
+    assert (folder / "reviews.answers.csv").exists()
+
+
+def test_parquet_comes_out_with_vectors(batchwright: Batchwright, folder: Path) -> None:
+    import polars
+
+    asked = ("--model", "builtin/embedding", "--embed", "zip", "-p", "dimensions=8")
+    ended = batchwright("run", reviews(folder), *asked, "-o", "out.parquet")
+
+    assert ended.code == 0
+    frame = polars.read_parquet(folder / "out.parquet")
+    assert frame.columns == ["zip", "review", "embedding", "tokens", "error"]
+    assert [len(vector) for vector in frame["embedding"]] == [8, 8, 8]
+
+
+def test_a_finished_run_says_so_and_sends_nothing(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    source = write_requests(folder / "in.jsonl", [request("a", "finished 1")])
+    asked = ("run", source, "-o", "out.jsonl")
+    batchwright(*asked)
+    calls, written = calls_of(sandbox), (folder / "out.jsonl").read_bytes()
+
+    ended = batchwright(*asked)
+
+    assert ended.code == 0
+    assert "finished already" in ended.out
+    assert calls_of(sandbox) == calls
+    assert (folder / "out.jsonl").read_bytes() == written
+
+
+def test_a_lost_output_is_written_again_from_the_state(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    source = write_requests(folder / "in.jsonl", [request("a", "lost 1"), request("b", "lost 2")])
+    asked = ("run", source, "-o", "out.jsonl")
+    batchwright(*asked)
+    calls, written = calls_of(sandbox), (folder / "out.jsonl").read_bytes()
+    (folder / "out.jsonl").unlink()
+
+    ended = batchwright(*asked)
+
+    assert ended.code == 0
+    assert (folder / "out.jsonl").read_bytes() == written
+    assert calls_of(sandbox) == calls
+
+
+def test_another_prefix_writes_the_output_again(batchwright: Batchwright, folder: Path) -> None:
+    asked = ("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+    batchwright(*asked)
+
+    ended = batchwright(*asked, "--prefix", "ai_")
+
+    assert ended.code == 0
+    assert (folder / "out.csv").read_text().startswith("zip,review,ai_answer,ai_tokens,ai_error\n")
+
+
+def test_a_changed_run_is_refused_and_says_what_differs(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    batchwright("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+    written = (folder / "out.csv").read_bytes()
+
+    ended = batchwright(
+        "run", "reviews.csv", "--model", "builtin/echo", "--prompt", "{review}", "-o", "out.csv"
+    )
+
+    assert ended.code == 2
+    assert 'The model was "builtin/sentiment" and is "builtin/echo" now.' in ended.err
+    assert "--restart" in ended.err
+    assert (folder / "out.csv").read_bytes() == written
+
+
+def test_restart_forgets_the_earlier_run(batchwright: Batchwright, folder: Path) -> None:
+    batchwright("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+
+    echo = ("--model", "builtin/echo", "--prompt", "{review}", "-o", "out.csv")
+    ended = batchwright("run", "reviews.csv", *echo, "--restart")
+
+    assert ended.code == 0
+    assert "02139,I love it,I love it," in (folder / "out.csv").read_text()
+
+
+def test_a_file_of_somebody_else_is_only_overwritten_by_force(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    (folder / "out.csv").write_text("mine")
+    asked = ("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+
+    refused = batchwright(*asked)
+    kept = (folder / "out.csv").read_text()
+    forced = batchwright(*asked, "--force")
+
+    assert (refused.code, kept) == (2, "mine")
+    assert "--force" in refused.err
+    assert forced.code == 0
+    assert "positive" in (folder / "out.csv").read_text()
+
+
+def test_failures_go_to_a_file_of_their_own_and_are_grouped_by_cause(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    requests = [request(f"bad-{i}", f"bad {i}", "sandbox/status-400") for i in range(3)]
+    source = write_requests(folder / "in.jsonl", [request("good", "good"), *requests])
+
+    ended = batchwright("run", source, "-o", "out.jsonl")
+    verified = batchwright("verify", source, "out.jsonl")
+
+    assert ended.code == 3
+    assert "1 of 4 answered, 3 failed" in ended.out
+    assert "3 × 400: " in ended.out
+    assert "(line 2)" in ended.out
+    failed = read_lines(folder / "out.errors.jsonl")
+    assert [line["custom_id"] for line in failed] == ["bad-0", "bad-1", "bad-2"]
+    assert verified.code == 0
+
+
+def test_retry_failed_runs_the_failures_alone_and_keeps_the_other_answers(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox, max_attempts=1)
+    source = write_requests(
+        folder / "in.jsonl",
+        [
+            request("a", "retry a"),
+            request("b", "retry b", "sandbox/flaky-1"),
+            request("c", "retry c"),
+            request("d", "retry d", "sandbox/status-400"),
+            request("e", "retry e", "sandbox/flaky-1"),
+        ],
+    )
+    asked = ("run", source, "-o", "out.jsonl")
+    first = batchwright(*asked)
+    before = {line["custom_id"]: line for line in read_lines(folder / "out.jsonl")}
+    calls = calls_of(sandbox)
+
+    second = batchwright(*asked, "--retry-failed")
+
+    after = {line["custom_id"]: line for line in read_lines(folder / "out.jsonl")}
+    assert (first.code, sorted(before)) == (3, ["a", "c"])
+    assert (second.code, list(after)) == (3, ["a", "b", "c", "e"])
+    assert (after["a"], after["c"]) == (before["a"], before["c"])
+    assert [line["custom_id"] for line in read_lines(folder / "out.errors.jsonl")] == ["d"]
+    assert calls_of(sandbox) == calls + 3
+    assert batchwright("verify", source, "out.jsonl").code == 0
+    assert "4 of 5 answered, 1 failed" in batchwright(*asked).out
+
+
+def test_nothing_is_retried_where_nothing_failed(batchwright: Batchwright, folder: Path) -> None:
+    asked = ("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+    batchwright(*asked)
+
+    ended = batchwright(*asked, "--retry-failed")
+
+    assert ended.code == 0
+    assert "Nothing was sent" in ended.out
+
+
+def test_a_bad_line_stops_the_run_before_anything_is_sent_and_a_corrected_input_just_runs(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    calls = calls_of(sandbox)
+    bad = {**request("b", "x"), "method": "GET"}
+    source = write_requests(folder / "in.jsonl", [request("a", "corrected"), bad])
+
+    refused = batchwright("run", source, "-o", "out.jsonl")
+    sent = calls_of(sandbox) - calls
+    left = sorted(path.name for path in folder.iterdir())
+    write_requests(source, [request("a", "corrected"), request("b", "corrected too")])
+    ended = batchwright("run", source, "-o", "out.jsonl")
+
+    assert (refused.code, sent) == (2, 0)
+    assert "line 2: " in refused.err
+    assert "invalid_method" in refused.err
+    assert left == ["batchwright.toml", "in.jsonl"]
+    assert ended.code == 0
+
+
+def test_requests_to_two_endpoints_are_refused(batchwright: Batchwright, folder: Path) -> None:
+    other = request("b", "x", url="/v1/embeddings")
+    source = write_requests(folder / "in.jsonl", [request("a", "x", "builtin/echo"), other])
+
+    ended = batchwright("run", source, "-o", "out.jsonl")
+
+    assert ended.code == 2
+    assert "line 2: The url must be the endpoint of the batch" in ended.err
+
+
+def test_a_fault_of_every_line_is_told_once(batchwright: Batchwright, folder: Path) -> None:
+    ended = batchwright("run", reviews(folder), "--model", "nobody", "--prompt", "{review}")
+
+    assert ended.code == 2
+    assert ended.err.count("'nobody' is not served") == 1
+    assert "and 2 more rows" in ended.err
+
+
+def test_a_dry_run_shows_the_first_request_and_sends_none(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    calls = calls_of(sandbox)
+
+    asked = ("--model", "m", "--prompt", "Say: {review}", "--system", "Be brief")
+    ended = batchwright("run", reviews(folder), *asked, "--dry-run")
+
+    assert ended.code == 0
+    assert "requests  3" in ended.out
+    assert "served by upstream" in ended.out
+    first = json.loads(ended.out[ended.out.index("{") :])
+    assert first["body"]["messages"][-1] == {"role": "user", "content": "Say: I love it"}
+    assert calls_of(sandbox) == calls
+    assert sorted(path.name for path in folder.iterdir()) == ["batchwright.toml", "reviews.csv"]
+
+
+def test_a_limit_takes_the_first_rows(batchwright: Batchwright, folder: Path) -> None:
+    ended = batchwright("run", reviews(folder), *SENTIMENT, "-o", "out.csv", "--limit", "2")
+
+    assert ended.code == 0
+    assert len((folder / "out.csv").read_text().splitlines()) == 3
+
+
+def test_another_model_for_ready_requests_is_said_aloud(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    source = write_requests(folder / "in.jsonl", [request("a", "hello")])
+
+    ended = batchwright("run", source, "-o", "out.jsonl", "--model", "builtin/echo")
+
+    assert ended.code == 0
+    assert 'every request is sent with "builtin/echo"' in ended.err
+    assert read_lines(folder / "out.jsonl")[0]["response"]["body"]["model"] == "builtin/echo"
+
+
+def test_a_prompt_for_ready_requests_is_refused(batchwright: Batchwright, folder: Path) -> None:
+    source = write_requests(folder / "in.jsonl", [request("a", "hello")])
+
+    ended = batchwright("run", source, "--prompt", "{text}")
+
+    assert ended.code == 2
+    assert "--prompt is for rows" in ended.err
+
+
+def test_a_missing_column_lists_the_columns(batchwright: Batchwright, folder: Path) -> None:
+    ended = batchwright("run", reviews(folder), "--model", "m", "--prompt", "{reveiw}")
+
+    assert ended.code == 2
+    assert "the columns are: zip, review" in ended.err
+    assert not (folder / "reviews.answers.csv.batchwright").exists()
+
+
+def test_a_column_of_our_name_asks_for_a_prefix(batchwright: Batchwright, folder: Path) -> None:
+    source = folder / "in.csv"
+    source.write_text("review,answer\ngood,42\n")
+
+    refused = batchwright("run", source, *SENTIMENT, "-o", "out.csv")
+    ended = batchwright("run", source, *SENTIMENT, "-o", "out.csv", "--prefix", "ai_")
+
+    assert refused.code == 2
+    assert "--prefix" in refused.err
+    assert ended.code == 0
+
+
+def test_the_summary_is_json_for_scripts(batchwright: Batchwright, folder: Path) -> None:
+    ended = batchwright("run", reviews(folder), *SENTIMENT, "-o", "out.csv", "--json")
+
+    summary = json.loads(ended.out)
+    assert (summary["total"], summary["completed"], summary["failed"]) == (3, 3, 0)
+    assert summary["usage"]["output_tokens"] == 3
+    assert summary["output"] == "out.csv"
+
+
+def test_a_second_run_on_the_same_output_says_who_holds_it(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    import os
+
+    with open_state(state_folder_of(folder / "out.csv")):
+        ended = batchwright("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+
+    assert ended.code == 2
+    assert f"in use by process {os.getpid()}" in ended.err
+
+
+def test_a_state_folder_that_is_not_ours_is_left_alone(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    own = folder / "out.csv.batchwright"
+    own.mkdir(mode=0o700)
+    (own / "notes.txt").write_text("mine")
+
+    ended = batchwright("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+
+    assert ended.code == 2
+    assert [path.name for path in own.iterdir()] == ["notes.txt"]
+
+
+def test_what_died_before_it_sent_anything_is_begun_anew(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    source = reviews(folder)
+    batchwright("run", source, *SENTIMENT, "-o", "out.csv")
+    manifest = folder / "out.csv.batchwright" / "run.json"
+    state = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**state, "is_sent": False, "is_finished": False}))
+
+    ended = batchwright(
+        "run", source, "--model", "builtin/echo", "--prompt", "{review}", "-o", "out.csv"
+    )
+
+    assert ended.code == 0
+    assert "I love it,I love it" in (folder / "out.csv").read_text()
+
+
+def test_a_refused_key_ends_the_run_where_nothing_was_answered(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    source = write_requests(folder / "in.jsonl", [request("a", "x", "sandbox/status-401")])
+
+    ended = batchwright("run", source, "-o", "out.jsonl")
+
+    assert ended.code == 1
+    assert "upstream" in ended.err
+    assert not (folder / "out.jsonl").exists()
+
+
+def test_rows_without_an_answer_are_counted_apart(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    asked = ("--model", "sandbox/status-400", "--prompt", "{review}", "-o", "out.csv")
+
+    ended = batchwright("run", reviews(folder), *asked)
+
+    assert ended.code == 3
+    assert "0 of 3 answered, 3 failed" in ended.out
+    assert "(row 1)" in ended.out
+
+
+def test_check_counts_and_names_models(batchwright: Batchwright, folder: Path) -> None:
+    source = write_requests(
+        folder / "in.jsonl", [request("a", "x", "builtin/echo"), request("b", "y", "gpt-x")]
+    )
+
+    ended = batchwright("check", source)
+
+    assert ended.code == 0
+    assert "requests  2" in ended.out
+    assert "builtin/echo: 1 requests, served by builtin" in ended.out
+    assert "gpt-x: 1 requests, not served here" in ended.out
+
+
+def test_check_lists_every_fault_with_its_line(batchwright: Batchwright, folder: Path) -> None:
+    source = write_requests(
+        folder / "in.jsonl", [request("a", "x"), request("a", "y"), {"custom_id": "c", "body": {}}]
+    )
+
+    ended = batchwright("check", source)
+    as_json = json.loads(batchwright("check", source, "--json").out)
+
+    assert ended.code == 2
+    assert "line 2: " in ended.err
+    assert [error["line"] for error in as_json["errors"]] == [2, 3]
+
+
+def test_verify_says_what_is_wrong_and_where(batchwright: Batchwright, folder: Path) -> None:
+    source = write_requests(folder / "in.jsonl", [request("a", "x"), request("b", "y")])
+    batchwright("run", source, "-o", "out.jsonl", "--model", "builtin/echo")
+    output = folder / "out.jsonl"
+    output.write_bytes(output.read_bytes().splitlines(keepends=True)[0])
+
+    ended = batchwright("verify", source, output)
+
+    assert ended.code == 1
+    assert f"{source}:2: 'b' has no result (missing)" in ended.err
+    assert "lost 1, doubled 0" in ended.out
+
+
+def test_a_run_over_csv_imports_no_server_and_no_table_library(folder: Path) -> None:
+    program = (
+        "import sys\n"
+        "from batchwright.cli.run_command import RunCommand\n"
+        "heavy = {'fastapi', 'uvicorn', 'polars', 'pandas', 'genai_prices', 'typer'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parents[3] / "src"), "PATH": ""}
+
+    shown = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+
+    assert shown.stdout.strip() == "[]"
