@@ -10,7 +10,7 @@ What must hold (batch API contract, section 3.4, and the promises of the reliabi
   failures alone, each an answer of another status with an error body, or an error of ours;
 - `id`s are unique, and one of ours names the line of its request.
 
-One pass over each file. An id costs about 40 bytes of memory, whatever its length: hashes of 64
+One pass over each file. A request takes about 80 bytes of memory, however long its id: hashes of 64
 bits are kept, of which two among ten million are the same with a chance of 10⁻⁶.
 """
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batchwright.cli.inspection import say_inspection
 from batchwright.cli.options import ConfigFile, Json
 from batchwright.cli.terminal import note
-from batchwright.config import Config, load_config
-from batchwright.domain.errors import UsageError
-from batchwright.local.inspection import Inspection, file_chunks, inspect
-from batchwright.local.job import url_of
-from batchwright.local.logs import quiet_logs
-from batchwright.tables import sniff
+
+if TYPE_CHECKING:
+    from batchwright.config import Config
+    from batchwright.local.inspection import Inspection
 
 
 def check(
@@ -30,6 +26,16 @@ def check(
     Counts the requests and their tokens, and tells which of the models are served here. Nothing is
     sent. Exits with 2 if something is wrong.
     """
+    import asyncio
+
+    from batchwright.cli.inspection import say_inspection
+    from batchwright.config import load_config
+    from batchwright.domain.errors import UsageError
+    from batchwright.local.inspection import file_chunks, inspect
+    from batchwright.local.job import url_of
+    from batchwright.local.logs import quiet_logs
+    from batchwright.tables import sniff
+
     form = sniff(source)
     if form.kind != "batch":
         raise UsageError(

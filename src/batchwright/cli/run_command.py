@@ -169,7 +169,7 @@ def _say_summary(summary: Summary) -> None:
     empty = f", {summary.unanswered:,} without an answer" if summary.unanswered else ""
     say(
         f"{summary.completed:,} of {summary.total:,} answered{failed}{empty} "
-        f"in {shown_span(summary.elapsed_s)}"
+        f"in {_elapsed(summary.elapsed_s)}"
     )
     usage = summary.usage
     say(f"tokens  {usage.input_tokens:,} in, {usage.output_tokens:,} out")
@@ -181,6 +181,10 @@ def _say_summary(summary: Summary) -> None:
         say(f"errors  {summary.errors}")
     say(f"state   {summary.state}{os.sep}")
     _say_causes(summary)
+
+
+def _elapsed(elapsed_s: float) -> str:
+    return f"{elapsed_s:.1f} s" if elapsed_s < 10 else shown_span(elapsed_s)
 
 
 def _say_causes(summary: Summary) -> None:

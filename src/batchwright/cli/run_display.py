@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 10.0
 
 _PHASES = {
-    "preparing": "writing the requests",
+    "preparing": "preparing",
     "validating": "checking the requests",
     "running": "running",
     "stopping": "stopping",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batchwright.checker import Verification, verify_files
 from batchwright.cli.exits import Exit
 from batchwright.cli.options import Json
 from batchwright.cli.terminal import note, say, say_json
-from batchwright.domain.errors import UsageError
-from batchwright.tables import error_path_of, sniff
+
+if TYPE_CHECKING:
+    from batchwright.checker import Verification
 
 PROBLEMS_SHOWN = 50
 
@@ -35,6 +35,10 @@ def verify(
 
     Says what is wrong, and where. Exits with 0 where nothing is, else with 1.
     """
+    from batchwright.checker import verify_files
+    from batchwright.domain.errors import UsageError
+    from batchwright.tables import error_path_of, sniff
+
     form = sniff(source)
     if form.kind != "batch":
         raise UsageError(f"{source} holds {form.label}; batch requests (JSONL) are expected")

@@ -95,7 +95,7 @@ class Gauge:
             total=run.total,
             completed=tally.completed,
             failed=tally.failed,
-            in_flight=run.in_flight,
+            in_flight=sum(lane.in_flight for lane in run.lanes),
             calls_per_s=calls_per_s,
             tokens_per_s=tokens_per_s,
             left_s=left / settled_per_s if settled_per_s else None,
