@@ -1,0 +1,154 @@
+"""`batchwright run` stopped and killed in the middle, with the provider's own ledger as witness."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from batchwright.checker import verify_files
+from sandbox_process import SandboxProcess
+
+REQUESTS = 400
+CONCURRENCY = 100
+SLOTS = CONCURRENCY + 256
+CHAT = "/v1/chat/completions"
+
+
+class RunProcess:
+    """The real command in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        source = str(Path(__file__).resolve().parents[2] / "src")
+        environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "batchwright", "run", "in.jsonl", "-o", "out.jsonl"],
+            cwd=folder,
+            env={**environment, "PYTHONPATH": source},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def wait_until_it_says(self, text: str) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if text in line:
+                return
+        raise AssertionError(f"it never said {text!r}")
+
+    def end(self) -> tuple[int, str]:
+        """The exit code, and what it said."""
+        out, err = self._process.communicate(timeout=30)
+        return self._process.returncode, out + err
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[SandboxProcess]:
+    with SandboxProcess("--latency", "200ms", ledger_path=tmp_path / "ledger.jsonl") as process:
+        (tmp_path / "batchwright.toml").write_text(
+            f"[limits]\nreserve_mb = 0\n"
+            f'[providers.upstream]\nbase_url = "{process.base_url}"\nmodels = ["m", "sandbox/*"]\n'
+            f"max_concurrency = {CONCURRENCY}\n"
+        )
+        yield process
+
+
+def write_requests(folder: Path, *, model: str = "m", count: int = REQUESTS) -> None:
+    with (folder / "in.jsonl").open("w") as file:
+        for number in range(count):
+            body = {"model": model, "messages": [{"role": "user", "content": f"no. {number}"}]}
+            line = {"custom_id": f"r-{number}", "method": "POST", "url": CHAT, "body": body}
+            file.write(json.dumps(line) + "\n")
+
+
+def wait_for_calls(ledger: Path, count: int) -> None:
+    """Read the ledger as it grows, until so many calls have reached the provider."""
+    seen = 0
+    with _opened(ledger) as file:
+        while seen < count:
+            chunk = file.read(1 << 16)
+            seen += chunk.count(b"\n")
+            if not chunk:
+                time.sleep(0.005)  # two cores: leave them to those that we wait for
+
+
+def _opened(path: Path) -> IO[bytes]:
+    path.touch()
+    return path.open("rb")
+
+
+def test_stopped_gracefully_and_resumed_nothing_is_lost_and_nothing_asked_twice(
+    sandbox: SandboxProcess, tmp_path: Path
+) -> None:
+    write_requests(tmp_path)
+
+    first = RunProcess(tmp_path)
+    wait_for_calls(sandbox.ledger_path, REQUESTS // 3)
+    first.send(signal.SIGINT)
+    code, said = first.end()
+    is_written = (tmp_path / "out.jsonl").exists()
+    resumed_code, _ = RunProcess(tmp_path).end()
+    sandbox.stop()
+
+    assert (code, is_written) == (130, False)
+    assert "The same command goes on from here." in said
+    assert resumed_code == 0
+    found = verify_files(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert found.is_whole
+    assert found.successes == REQUESTS
+    calls = sandbox.calls_by_body()
+    assert (len(calls), calls.total()) == (REQUESTS, REQUESTS)
+
+
+def test_killed_and_resumed_nothing_is_lost_and_repeats_are_at_most_the_slots_and_told(
+    sandbox: SandboxProcess, tmp_path: Path
+) -> None:
+    write_requests(tmp_path)
+
+    first = RunProcess(tmp_path)
+    wait_for_calls(sandbox.ledger_path, REQUESTS // 2)
+    first.send(signal.SIGKILL)
+    first.end()
+    code, said = RunProcess(tmp_path).end()
+    sandbox.stop()
+
+    assert code == 0
+    found = verify_files(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert found.is_whole
+    assert found.successes == REQUESTS
+    calls = sandbox.calls_by_body()
+    repeats = calls.total() - REQUESTS
+    assert len(calls) == REQUESTS
+    assert 0 < repeats <= SLOTS
+    told = next(line for line in said.splitlines() if line.startswith("possibly paid twice"))
+    assert repeats <= int(told.split()[3].replace(",", "")) <= SLOTS
+
+
+def test_sigterm_stops_as_ctrl_c_does_and_the_next_signal_leaves_at_once(
+    sandbox: SandboxProcess, tmp_path: Path
+) -> None:
+    write_requests(tmp_path, model="sandbox/hold", count=5)
+
+    process = RunProcess(tmp_path)
+    wait_for_calls(sandbox.ledger_path, 5)
+    process.send(signal.SIGTERM)
+    process.wait_until_it_says("Ctrl-C again leaves at once")
+    process.send(signal.SIGINT)
+    code, _ = process.end()
+    held = sandbox.held()
+
+    assert code == 130
+    assert held <= 5
+    assert not (tmp_path / "out.jsonl").exists()
