@@ -117,7 +117,6 @@ async def promise() -> None:
     answered = [json.loads(line)["custom_id"] for line in output.read_text().splitlines()]
     paid_twice = batch["batchwright"]["possibly_paid_twice"]["requests"]
     repeated = sum(count - 1 for count in calls.values())
-    print(f"lost {REQUESTS - len(set(answered))}, doubled {len(answered) - len(set(answered))}")
     print(f"possibly paid twice {paid_twice} (in flight at the kill; never more than the slots)")
     print(f"calls that the provider's own ledger shows repeated: {repeated}")
     if verified.returncode or len(set(answered)) != REQUESTS or repeated > paid_twice:
@@ -144,7 +143,7 @@ async def follow(client: Client, batch_id: str, until: int | None = None) -> dic
         print(f"{batch['status']:<12} {bar:<30} {done:>5,}/{total:,}", end=end, flush=True)
         is_ended = batch["status"] in ("completed", "failed", "expired", "cancelled")
         if is_ended or (until is not None and done >= until):
-            print()
+            print(end="\n" if sys.stdout.isatty() else "")
             return batch
         await asyncio.sleep(0.25)
 

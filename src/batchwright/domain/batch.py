@@ -114,4 +114,5 @@ def advance(batch: Batch, to: Status, at: float, **changes: Any) -> Batch:
     """
     if to not in TRANSITIONS[batch.status]:
         raise IllegalTransition(f"batch {batch.id} cannot go from {batch.status} to {to}")
-    return replace(batch, status=to, **{f"{to}_at": at}, **changes)
+    changes[f"{to}_at"] = at
+    return replace(batch, status=to, **changes)

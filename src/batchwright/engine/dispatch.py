@@ -327,8 +327,11 @@ class BatchRun:
 
     def _token(self, pending: Pending, slot: int, answer_bytes: int) -> SlotToken:
         """Bytes stay counted until they are durable, and come off the budget with the slot."""
+        lane = pending.route.lane
         self._held_bytes += answer_bytes
-        return pending.route.lane, slot, len(pending.request.body) + answer_bytes
+        if answer_bytes > lane.largest_answer_bytes:
+            lane.largest_answer_bytes = answer_bytes
+        return lane, slot, len(pending.request.body) + answer_bytes
 
     def _tell_lane(self, lane: Lane, decision: Decision, outcome: Outcome) -> None:
         """Let the lane learn from a failure: a wait, a stopped credential, an outage."""

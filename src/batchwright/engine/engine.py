@@ -157,7 +157,7 @@ class Engine:
 
     async def cancel_batch(self, tenant: str, batch_id: str) -> Batch:
         """Raises `NotFound`, or `Conflict` in a terminal state but `cancelled`."""
-        batch = await self._tenants.get_batch(tenant, batch_id)
+        await self._tenants.get_batch(tenant, batch_id)
         supervisor = self._supervisors.get(batch_id)
         if supervisor is None:  # it has ended, perhaps while its row was being read
             supervisor = self._supervisor(await self._tenants.get_batch(tenant, batch_id))
@@ -321,7 +321,7 @@ class Engine:
 
     def _check_space(self) -> None:
         try:
-            is_short = self.blobs.free_bytes() < self.settings.reserve_bytes
+            is_short = self.blobs.free_bytes() < self._reserve_bytes()
         except StorageError:
             is_short = True
         if is_short != self.is_short_of_space:
@@ -329,6 +329,11 @@ class Engine:
         self.is_short_of_space = is_short
         for lane in self.router.lanes:
             hold(lane, is_short)
+
+    def _reserve_bytes(self) -> int:
+        """Room for every answer that is under way: an answer that is paid for can be stored."""
+        answers = [lane.slots * lane.largest_answer_bytes for lane in self.router.lanes]
+        return max(self.settings.reserve_bytes, *answers)
 
 
 def hold(lane: Lane, is_held: bool) -> None:

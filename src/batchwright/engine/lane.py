@@ -70,6 +70,7 @@ class Lane:
         self.limits = limits
         self.slots = limits.max_concurrency + SPARE_SLOTS
         self.in_flight = 0
+        self.largest_answer_bytes = 0  # seen so far: what room each slot may need on the disk
         self.tripped: str | None = None  # the reason, in words for a person
         self.is_held = False  # the engine sends nothing at the moment (disk full, stopping)
         self._runtime = runtime
