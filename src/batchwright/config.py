@@ -356,9 +356,10 @@ class _Loader:
     def _unknown_variable(self, variable: str) -> None:
         # Kubernetes sets variables such as BATCHWRIGHT_PORT for a service of our name, so one
         # without a section is only taken for a slip where it is near to a setting.
-        known = [variable_of(key) for key in _plain_keys()]
+        has_section = "__" in variable
+        known = [variable_of(key) for key in _plain_keys() if ("." in key) == has_section]
         near = get_close_matches(variable, [*known, *_NOT_SETTINGS], n=1, cutoff=0.85)
-        if "__" in variable or near:
+        if has_section or near:
             hint = f"; nearest: {near[0]}" if near else ""
             self._problems.append(f"{variable}: no such setting (environment){hint}")
 
@@ -467,6 +468,8 @@ class _Loader:
         if "base_url" not in table and name not in catalog() and "kind" not in table:
             self._problems.append(_unknown_provider(name, list(catalog())))
             return None
+        if "base_url" in table and "base_url" not in values:
+            return None  # its problem is told
         values.setdefault("base_url", entry.base_url)
         is_own_address = values["base_url"].rstrip("/") == entry.base_url.rstrip("/")
         if "api_key" not in table and entry.api_key_env and is_own_address:

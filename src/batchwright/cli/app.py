@@ -12,16 +12,19 @@ import typer
 
 from batchwright.cli import files, keys
 from batchwright.cli.cancel import cancel
+from batchwright.cli.check import check
 from batchwright.cli.config import config
 from batchwright.cli.list import list_batches
 from batchwright.cli.models import models
 from batchwright.cli.results import results
 from batchwright.cli.retry import retry
+from batchwright.cli.run import run
 from batchwright.cli.sandbox import sandbox
 from batchwright.cli.serve import serve
 from batchwright.cli.status import status
 from batchwright.cli.submit import submit
 from batchwright.cli.terminal import say
+from batchwright.cli.verify import verify
 from batchwright.cli.wait import wait
 
 app = typer.Typer(
@@ -57,6 +60,9 @@ LOCAL = "Work on this machine"
 SERVER = "Ask a server"
 
 # These work alone.
+app.command(rich_help_panel=LOCAL)(run)
+app.command(rich_help_panel=LOCAL)(check)
+app.command(rich_help_panel=LOCAL)(verify)
 app.command(rich_help_panel=LOCAL)(serve)
 app.command(rich_help_panel=LOCAL)(sandbox)
 app.command(rich_help_panel=LOCAL)(config)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from batchwright.config import Config, load_config
 from batchwright.domain.errors import UsageError
@@ -37,10 +38,27 @@ async def connect(
 
     settings = load_config(config, with_providers=False)
     endpoint = find_endpoint(settings, base_url, api_key)
+    if endpoint.is_loopback:
+        await _check_listening(endpoint.base_url)
     async with AsyncBatchProcessor(
         endpoint.api_key, endpoint.base_url, completion_window=window
     ) as processor:
         yield processor
+
+
+async def _check_listening(base_url: str) -> None:
+    """Say at once that no server runs on this machine; the client would try for seconds."""
+    from batchwright.client.errors import ServerUnreachable
+
+    parts = urlsplit(base_url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        _, writer = await asyncio.open_connection(parts.hostname, port)
+    except OSError as error:
+        raise ServerUnreachable(f"No server at {base_url}") from error
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 def find_endpoint(config: Config, base_url: str | None, api_key: str | None) -> Endpoint:

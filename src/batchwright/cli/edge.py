@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from batchwright.cli.exits import Exit
-from batchwright.cli.terminal import note, plain
+from batchwright.cli.terminal import plain
 from batchwright.domain.errors import (
     BatchwrightError,
     ConfigError,
@@ -39,11 +39,10 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
 
 def _report(error: BaseException) -> int:
     match error:
+        case KeyboardInterrupt() | typer.Abort():
+            return Exit.STOPPED
         case SystemExit():
             return error.code if isinstance(error.code, int) else Exit.FAILED
-        case KeyboardInterrupt() | typer.Abort():
-            note("stopped")
-            return Exit.STOPPED
         case BrokenPipeError():
             # The reader (`head`, say) has gone. Python would complain again when it flushes.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

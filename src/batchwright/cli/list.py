@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from batchwright.client.http import Client
 
 PAGE = 100
-COLUMNS = ("id", "status", "requests", "done", "failed", "model", "created")
+COLUMNS = ("id", "status", "requests", "failed", "model", "created")
 
 
 def list_batches(
@@ -63,8 +63,7 @@ def _row(batch: dict[str, Any]) -> tuple[object, ...]:
     return (
         batch["id"],
         batch["status"],
-        total,
-        completed + failed,
+        f"{completed + failed:,}/{total:,}",
         failed,
         batch.get("model") or "-",
         shown_time(batch.get("created_at")),

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from batchwright.wiring import Node
 
 KEEP_ALIVE_S = 75
-BACKLOG = 2048
 
 
 def serve(
@@ -53,8 +52,9 @@ def serve(
     flags = {"server.host": host, "server.port": port, "data_dir": data_dir and str(data_dir)}
     settings = load_config(config, flags=flags, with_providers=not rehearse)
     _check_exposure(settings)
-    os.umask(0o077)
-    return _run(_Serving(settings, rehearse=rehearse, as_json=as_json))
+    with _listen(settings) as listening:
+        os.umask(0o077)
+        return _run(_Serving(settings, listening, rehearse=rehearse, as_json=as_json))
 
 
 def _check_exposure(config: Config) -> None:
@@ -80,8 +80,11 @@ def _run(serving: _Serving) -> int:
 class _Serving:
     """One server from its start to its end."""
 
-    def __init__(self, config: Config, *, rehearse: bool, as_json: bool) -> None:
+    def __init__(
+        self, config: Config, listening: socket.socket, *, rehearse: bool, as_json: bool
+    ) -> None:
         self._config = config
+        self._listening = listening
         self._rehearse = rehearse
         self._as_json = as_json
         self._stop = asyncio.Event()
@@ -92,14 +95,12 @@ class _Serving:
         with self._signals():
             async with open_node(self._config, rehearse=self._rehearse) as node:
                 admin_key = await ensure_admin_key(node)
-                listening = _listen(self._config)
                 server = self._server(node)
                 try:
                     if await self._start_engine(node):
-                        await self._serve(node, server, listening, admin_key)
+                        await self._serve(node, server, admin_key)
                 finally:
                     await node.engine.stop()
-                    listening.close()
                 return self._outcome(node)
 
     async def _start_engine(self, node: Node) -> bool:
@@ -115,11 +116,9 @@ class _Serving:
         await asyncio.wait([starting])
         return False
 
-    async def _serve(
-        self, node: Node, server: uvicorn.Server, listening: socket.socket, admin_key: str | None
-    ) -> None:
-        base_url = _base_url(self._config, listening)
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
+    async def _serve(self, node: Node, server: uvicorn.Server, admin_key: str | None) -> None:
+        base_url = _base_url(self._config, self._listening)
+        serving = asyncio.create_task(server.serve(sockets=[self._listening]))
         stopping = asyncio.create_task(self._stop.wait())
         failing = asyncio.create_task(node.engine.failed.wait())
         try:
@@ -247,7 +246,7 @@ async def _started(server: uvicorn.Server, serving: asyncio.Task[Any]) -> None:
 
 
 def _listen(config: Config) -> socket.socket:
-    """A listening socket, so that a port in use is told before anything is started."""
+    """A bound socket, so that a port in use is told before anything is started."""
     host, port = config.server.host, config.server.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

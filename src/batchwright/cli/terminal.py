@@ -65,8 +65,8 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=number == 0)  # ids stay whole
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
     _console().print(table)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from batchwright.cli.connection import connect, given_or_newest, run_async
 from batchwright.cli.exits import exit_of_batch
 from batchwright.cli.options import ApiKey, BaseUrl, BatchId, ConfigFile, Json
 from batchwright.cli.status import described
-from batchwright.cli.terminal import say, say_json
+from batchwright.cli.terminal import note, say, say_json
 
 
 def wait(
@@ -35,7 +36,11 @@ async def _wait(
 ) -> int:
     async with connect(config, base_url, api_key) as processor:
         wanted = await given_or_newest(processor.client, batch_id)
-        batches = (await processor.wait(wanted)).batches
+        try:
+            batches = (await processor.wait(wanted)).batches
+        except asyncio.CancelledError:
+            note(f"the batch goes on at the server; to wait again: batchwright wait {wanted}")
+            raise
     if as_json:
         say_json(batches[0] if len(batches) == 1 else list(batches))
     else:

@@ -1,0 +1,103 @@
+"""Errors of commands: one line, a hint, an exit code, never a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import typer
+
+from batchwright.cli.app import app
+from batchwright.cli.edge import run
+from batchwright.cli.exits import Exit, exit_of_batch
+from batchwright.client.errors import BatchInvalid, LineError, ServerUnreachable, Unauthenticated
+from batchwright.domain.errors import ConfigError, Locked, StorageError, UsageError
+
+
+def program(work: Callable[[], int | None]) -> typer.Typer:
+    """A program of one command."""
+    made = typer.Typer()
+    made.command()(work)
+    return made
+
+
+def raising(error: BaseException) -> typer.Typer:
+    def work() -> None:
+        raise error
+
+    return program(work)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "first_line"),
+    [
+        (UsageError("no such column"), 2, "error: no such column"),
+        (ConfigError("server.port: expected"), 2, "error: server.port: expected"),
+        (BatchInvalid("b", [LineError("c", "bad", 3)]), 2, "error: Batch b failed validation: "),
+        (Locked("/data is in use by process 1"), 1, "error: /data is in use by process 1"),
+        (StorageError("disk failed"), 1, "error: disk failed"),
+        (ServerUnreachable("No answer"), 1, "error: No answer"),
+        (Unauthenticated("wrong key", status=401), 1, "error: wrong key"),
+        (FileNotFoundError(2, "No such file", "a.csv"), 1, "error: No such file: a.csv"),
+        (ZeroDivisionError("by zero"), 1, "error: ZeroDivisionError: by zero"),
+    ],
+)
+def test_an_error_is_a_line_and_an_exit_code(
+    error: BaseException, code: int, first_line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(raising(error), []) == code
+
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines()[0].startswith(first_line)
+    assert "Traceback" not in shown.err
+
+
+def test_ctrl_c_has_an_exit_code_of_its_own() -> None:
+    assert run(raising(KeyboardInterrupt()), []) == 130
+
+
+def test_control_characters_of_an_error_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    run(raising(UsageError("a\x1b[2Jb")), [])
+
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_hint_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    run(raising(Unauthenticated("wrong key", status=401)), [])
+
+    assert "hint: pass --api-key, or set BATCHWRIGHT_API_KEY" in capsys.readouterr().err
+
+
+def test_the_exit_code_of_a_command_is_what_it_returns() -> None:
+    assert run(program(lambda: Exit.REQUESTS_FAILED), []) == 3
+    assert run(program(lambda: None), []) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["serve", "--prot", "1"], ["serve", "--port", "x"], ["nothing"], ["cancel"], ["list", "x"]],
+)
+def test_a_wrong_argument_is_a_usage_error(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(app, arguments) == Exit.USAGE
+
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert "--help" in shown
+
+
+@pytest.mark.parametrize(
+    ("status", "failed", "code"),
+    [
+        ("completed", 0, Exit.OK),
+        ("completed", 1, Exit.REQUESTS_FAILED),
+        ("failed", 0, Exit.USAGE),
+        ("expired", 1, Exit.UNFINISHED),
+        ("cancelled", 0, Exit.UNFINISHED),
+        ("in_progress", 0, Exit.OK),
+    ],
+)
+def test_a_batch_has_an_exit_code(status: str, failed: int, code: Exit) -> None:
+    assert exit_of_batch({"status": status, "request_counts": {"failed": failed}}) == code

@@ -1,0 +1,60 @@
+"""A Batch object in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchwright.cli.status import described, reasons
+
+BATCH: dict[str, Any] = {
+    "id": "batch_1",
+    "status": "in_progress",
+    "request_counts": {"total": 5000, "completed": 1200, "failed": 34},
+    "usage": {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15},
+    "created_at": 0,
+    "batchwright": {
+        "requests_per_s": 12.5,
+        "cost_usd": 0.25,
+        "held_back_by": "the provider asks to wait",
+        "failed_by_code": {"500": 30, "400": 4},
+        "possibly_paid_twice": {"requests": 2, "lines": [7, 9]},
+    },
+}
+
+
+def shown(batch: dict[str, Any]) -> str:
+    return "\n".join(described(batch))
+
+
+def test_counts_speed_cost_and_errors_are_shown() -> None:
+    text = shown(BATCH)
+
+    assert "1,234 of 5,000 done, 34 failed" in text
+    assert "12.5 requests/s" in text
+    assert "$0.250000" in text
+    assert "500 × 30, 400 × 4" in text
+    assert "possibly 2 (lines 7, 9)" in text
+
+
+def test_a_batch_of_another_server_has_no_extension_and_is_shown_all_the_same() -> None:
+    other = {"id": "batch_2", "status": "completed", "request_counts": None}
+
+    assert shown(other).startswith("batch_2  completed")
+
+
+def test_what_was_refused_is_shown_by_line() -> None:
+    errors = {"data": [{"line": number, "message": "bad"} for number in range(1, 20)]}
+    text = shown({**BATCH, "status": "failed", "errors": errors})
+
+    assert "line 1: bad" in text
+    assert "and 9 more" in text
+
+
+def test_the_reason_for_slowness_is_told() -> None:
+    assert "the provider asks to wait" in "\n".join(reasons(BATCH, {}))
+    free = {**BATCH, "batchwright": {}}
+    assert "nothing but the speed of the answers" in "\n".join(reasons(free, {}))
+
+
+def test_each_code_comes_with_an_example() -> None:
+    assert "HTTP 500: r1: overloaded" in "\n".join(reasons(BATCH, {"HTTP 500": "r1: overloaded"}))
