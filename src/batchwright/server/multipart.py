@@ -7,7 +7,7 @@ python-multipart finds the boundaries; what a part is, and what is too much, is 
 from __future__ import annotations
 
 from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 
 from batchwright.domain.errors import UsageError
 from batchwright.server.errors import UnsupportedBody
@@ -57,6 +57,8 @@ class FormReader:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Raises `UsageError` for what is no form, or too much of one."""
+        if self._is_plain(chunk):
+            return [chunk]
         self._pieces = []
         try:
             self._parser.write(chunk)
@@ -74,6 +76,17 @@ class FormReader:
                 param=self._file_field,
                 code="missing_required_parameter",
             )
+
+    def _is_plain(self, chunk: bytes) -> bool:
+        """Whether a chunk is the file's throughout: no boundary is without a CR, and none began
+        in the chunk before. JSON lines have none, so most of an upload needs no parser."""
+        parser = self._parser
+        return (
+            parser.state == MultipartState.PART_DATA
+            and parser.index == 0
+            and self._part.name == self._file_field
+            and b"\r" not in chunk
+        )
 
     # What the parser calls
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from batchwright.blobs.base import CHUNK_BYTES, BlobWriter
 from batchwright.domain.errors import UsageError
 from batchwright.server.body import body_chunks, too_large
 from batchwright.server.context import Context
@@ -41,7 +43,7 @@ async def spooled_form(
     head = Head()
     size_bytes = 0
     blobs = context.engine.blobs
-    writer = await blobs.open_writer(key)
+    writer = WriteAhead(await blobs.open_writer(key))
     try:
         limit = bytes_max + FORM_BYTES_MAX
         async for chunk in body_chunks(request, limit, context.engine.runtime.monotonic):
@@ -62,6 +64,45 @@ async def spooled_form(
     except BaseException:
         await blobs.delete(key)
         raise
+
+
+class WriteAhead:
+    """Writes a blob while its next block gathers: disk and network do not wait in turn."""
+
+    def __init__(self, writer: BlobWriter) -> None:
+        self._writer = writer
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+        self._writing: asyncio.Task[None] | None = None
+
+    async def write(self, piece: bytes) -> None:
+        """Raises what an earlier write met."""
+        self._gathered.append(piece)
+        self._gathered_bytes += len(piece)
+        if self._gathered_bytes >= CHUNK_BYTES:
+            await self._flush()
+
+    async def finish(self) -> tuple[int, str]:
+        """As `BlobWriter.finish`."""
+        await self._flush()
+        await self._settle()
+        return await self._writer.finish()
+
+    async def abort(self) -> None:
+        """As `BlobWriter.abort`."""
+        if self._writing is not None:
+            await asyncio.gather(self._writing, return_exceptions=True)
+        await self._writer.abort()
+
+    async def _flush(self) -> None:
+        block = b"".join(self._gathered)
+        self._gathered, self._gathered_bytes = [], 0
+        await self._settle()
+        self._writing = asyncio.ensure_future(self._writer.write(block))
+
+    async def _settle(self) -> None:
+        if self._writing is not None:
+            await self._writing
 
 
 class Head:

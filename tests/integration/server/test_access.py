@@ -216,12 +216,15 @@ async def test_wrong_key_orders_are_refused(server: Any) -> None:
 
 async def test_a_tenant_has_its_rate(tmp_path: Any) -> None:
     settings = ServerSettings(requests_per_s_per_tenant=0.2)  # two at once, then one in 5 s
-    async with running_server(tmp_path, settings) as server:
-        async with server.http() as http, server.http("other") as other:
-            statuses = [(await http.get("/v1/models")).status_code for _ in range(3)]
-            refused = await http.get("/v1/models")
-            neighbour = await other.get("/v1/models")
-            call = await http.post("/v1/chat/completions", json=CHAT)
+    async with (
+        running_server(tmp_path, settings) as server,
+        server.http() as http,
+        server.http("other") as other,
+    ):
+        statuses = [(await http.get("/v1/models")).status_code for _ in range(3)]
+        refused = await http.get("/v1/models")
+        neighbour = await other.get("/v1/models")
+        call = await http.post("/v1/chat/completions", json=CHAT)
 
     assert statuses == [200, 200, 429]
     assert refused.json()["error"]["type"] == "rate_limit_error"

@@ -66,10 +66,10 @@ async def test_wrong_parts_sizes_and_sums_are_refused(server: Any) -> None:
             bytes=10, filename="a", mime_type="text/plain", purpose="user_data"
         )
         part = await client.uploads.parts.create(upload.id, data=b"12345")
-        for part_ids, md5, param in (
-            (["part_none"], None, "part_ids[0]"),
-            ([part.id, part.id], None, "part_ids[1]"),
-            ([part.id], None, "part_ids"),
+        for part_ids, param in (
+            (["part_none"], "part_ids[0]"),
+            ([part.id, part.id], "part_ids[1]"),
+            ([part.id], "part_ids"),
         ):
             with pytest.raises(openai.BadRequestError) as refused:
                 await client.uploads.complete(upload.id, part_ids=part_ids)
