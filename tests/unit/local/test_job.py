@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchwright.domain.errors import UsageError
+from batchwright.local.job import RunOptions, default_output_of, plan_file, plan_rows
+
+CHAT = "/v1/chat/completions"
+ROWS = RunOptions(model="m", prompt="{text}")
+
+
+def batch_file(folder: Path, *urls: str | None) -> Path:
+    path = folder / "in.jsonl"
+    lines: list[dict[str, Any]] = [
+        {"custom_id": f"c{number}", "method": "POST", "url": url, "body": {"model": "old"}}
+        for number, url in enumerate(urls)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "output"),
+    [
+        ("a.csv", "x,y\n1,2\n", "a.answers.csv"),
+        ("a.tsv", "x\ty\n1\t2\n", "a.answers.tsv"),
+        ("a.txt", "x\ty\n1\t2\n", "a.answers.tsv"),
+        ("a.jsonl", '{"x": 1}\n', "a.answers.jsonl"),
+        ("a.json", '{"x": 1}\n', "a.answers.jsonl"),
+        ("a.jsonl", '{"custom_id": "a", "url": "/v1/x", "body": {}}\n', "a.results.jsonl"),
+    ],
+)
+def test_the_output_has_a_name_by_itself(
+    name: str, content: str, output: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+
+    assert default_output_of(tmp_path / name) == tmp_path / output
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [("/v1/embeddings", "/v1/embeddings"), ("/chat/completions", CHAT), (7, CHAT)],
+)
+def test_the_endpoint_is_that_of_the_first_line(url: Any, endpoint: str, tmp_path: Path) -> None:
+    source = batch_file(tmp_path, url, "/v1/responses")
+
+    job = plan_file(source, tmp_path / "out.jsonl", RunOptions())
+
+    assert job.url == endpoint
+
+
+def test_a_limit_counts_requests_and_blank_lines_keep_their_place(tmp_path: Path) -> None:
+    source = batch_file(tmp_path, CHAT, CHAT, CHAT)
+    source.write_bytes(b"\n" + source.read_bytes().replace(b"}\n{", b"}\n\n{"))
+
+    job = plan_file(source, tmp_path / "out.jsonl", RunOptions(limit=2))
+
+    assert [bool(line) for line in job.request_lines()] == [False, True, False, True, False]
+
+
+def test_another_model_takes_the_place_of_each_lines(tmp_path: Path) -> None:
+    source = batch_file(tmp_path, CHAT, CHAT)
+
+    job = plan_file(source, tmp_path / "out.jsonl", RunOptions(model="new"))
+
+    assert [json.loads(line)["body"] for line in job.request_lines()] == [{"model": "new"}] * 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        RunOptions(prompt="{x}"),
+        RunOptions(system="be brief"),
+        RunOptions(embed="x"),
+        RunOptions(params={"seed": 1}),
+        RunOptions(prefix="ai_"),
+    ],
+)
+def test_what_is_for_rows_is_refused_for_ready_requests(
+    options: RunOptions, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="is for rows"):
+        plan_file(batch_file(tmp_path, CHAT), tmp_path / "out.jsonl", options)
+
+
+def test_rows_without_a_model_are_told_what_they_need(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("x\n1\n")
+
+    with pytest.raises(UsageError, match=r"rows .CSV., which need a model and a prompt"):
+        plan_file(tmp_path / "in.csv", tmp_path / "out.csv", RunOptions())
+
+
+def test_equal_rows_are_the_same_run_and_others_are_not(tmp_path: Path) -> None:
+    output = tmp_path / "out.csv"
+
+    first, same, other = (plan_rows(rows, output, ROWS) for rows in (["a"], ["a"], ["b"]))
+
+    assert first.identity.differences(same.identity) == []
+    assert first.identity.differences(other.identity) != []
+
+
+def test_a_limit_below_one_is_refused() -> None:
+    with pytest.raises(UsageError, match="--limit"):
+        RunOptions(limit=0)

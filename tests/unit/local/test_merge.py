@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import asyncio
+
+from batchwright.blobs.memory import MemoryBlobs
+from batchwright.engine.journal import Journal
+from batchwright.engine.results import ResultIndex
+from batchwright.engine.tally import Tally
+from batchwright.local.merge import Settled, pulled, windows
+from batchwright.store.base import Segment
+
+LINES = 12
+
+
+async def segment_of(
+    blobs: MemoryBlobs, batch_id: str, results: dict[int, tuple[bytes, bool]]
+) -> Segment:
+    """A closed segment with these results, written in the order given."""
+    journal = Journal(
+        batch_id=batch_id,
+        epoch=1,
+        blobs=blobs,
+        tally=Tally(),
+        now=lambda: 0.0,
+        on_durable=lambda tokens: None,
+    )
+    keys = journal.keys
+    await blobs.create((keys.output, keys.error, keys.account))
+    for line, (text, is_output) in results.items():
+        journal.add_result(
+            line,
+            is_output=is_output,
+            text=text + b"\n",
+            lane=0,
+            code=200 if is_output else 400,
+            flags=0,
+            attempts=1,
+            tokens=(0, 0, 0, 0),
+            cost_nano=0,
+            charge_nano=0,
+        )
+    return await journal.close()
+
+
+async def no_pause() -> None:
+    return None
+
+
+async def test_results_come_in_the_order_of_their_lines_and_a_retry_replaces_a_failure() -> None:
+    blobs = MemoryBlobs(pause=no_pause)
+    first = await segment_of(
+        blobs, "batch_a", {7: (b"seven", True), 2: (b"no", False), 5: (b"", True), 1: (b"1", False)}
+    )
+    retry = await segment_of(blobs, "batch_b", {2: (b"two", True), 1: (b"no again", False)})
+
+    index = await ResultIndex.build([first, retry], blobs, LINES)
+    found = [each for window in [w async for w in windows(index, LINES, blobs)] for each in window]
+
+    assert found == [
+        Settled(1, b"no again", True),
+        Settled(2, b"two", False),
+        Settled(5, b"", False),
+        Settled(7, b"seven", False),
+    ]
+
+
+async def test_far_apart_and_large_results_are_read_window_by_window() -> None:
+    blobs = MemoryBlobs(pause=no_pause)
+    large = b"x" * 3_000_000
+    lines = {number: (b"%d" % number + large, True) for number in range(LINES, 0, -1)}
+    segment = await segment_of(blobs, "batch_a", lines)
+
+    index = await ResultIndex.build([segment], blobs, LINES)
+    sizes = []
+    numbers = []
+    async for window in windows(index, LINES, blobs):
+        sizes.append(sum(len(each.line) for each in window))
+        numbers += [each.number for each in window]
+
+    assert numbers == list(range(1, LINES + 1))
+    assert max(sizes) < 12_000_000
+
+
+async def test_a_thread_pulls_what_the_loop_reads() -> None:
+    blobs = MemoryBlobs(pause=no_pause)
+    segment = await segment_of(blobs, "batch_a", {1: (b"one", True), 3: (b"three", True)})
+    index = await ResultIndex.build([segment], blobs, LINES)
+    loop = asyncio.get_running_loop()
+
+    found = await asyncio.to_thread(lambda: list(pulled(windows(index, LINES, blobs), loop)))
+
+    assert [each.line for each in found] == [b"one", b"three"]
