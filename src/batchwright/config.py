@@ -51,7 +51,7 @@ COUNT_MAX = 10**9
 _NOT_SETTINGS = frozenset(
     {ADMIN_KEY, "BATCHWRIGHT_API_KEY", "BATCHWRIGHT_BASE_URL", "BATCHWRIGHT_DEBUG"}
 )
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ class ServerConfig:
 
     @property
     def is_loopback(self) -> bool:
-        return self.host in _LOOPBACK
+        return self.host in LOOPBACK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

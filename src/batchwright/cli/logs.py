@@ -25,7 +25,6 @@ def configure_logs() -> None:
     structlog.configure(
         processors=steps,
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -17,7 +18,7 @@ from batchwright.cli.connection import BASE_URL_NAME, reachable
 from batchwright.cli.exits import Exit
 from batchwright.cli.options import ConfigFile, Json
 from batchwright.cli.terminal import note, say, say_json
-from batchwright.config import Config, load_config
+from batchwright.config import LOOPBACK, Config, load_config
 from batchwright.domain.errors import BatchwrightError, ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def serve(
     flags = {"server.host": host, "server.port": port, "data_dir": data_dir and str(data_dir)}
     settings = load_config(config, flags=flags, with_providers=not rehearse)
     _check_exposure(settings)
+    _check_providers(settings)
     with _listen(settings) as listening:
         os.umask(0o077)
         return _run(_Serving(settings, listening, rehearse=rehearse, as_json=as_json))
@@ -65,6 +67,18 @@ def _check_exposure(config: Config) -> None:
             f"{server.host!r}; set server.tls_cert_file and server.tls_key_file, or "
             "server.behind_proxy = true where something else encrypts"
         )
+
+
+def _check_providers(config: Config) -> None:
+    """No provider is this server itself: its default port is also that of vLLM."""
+    for name, provider in config.providers.items():
+        parts = urlsplit(provider.base_url)
+        is_here = parts.hostname in LOOPBACK and parts.port == config.server.port
+        if is_here and parts.port:
+            raise ConfigError(
+                f"providers.{name}.base_url: expected another address than that of this server, "
+                f"got {provider.base_url}; choose another server.port"
+            )
 
 
 def _run(serving: _Serving) -> int:
@@ -131,7 +145,7 @@ class _Serving:
                 if not node.engine.failed.is_set():
                     note("stopping; Ctrl-C leaves at once")
                 server.should_exit = True
-                # The engine first tells its calls, so that open streams end as well.
+                # Side by side: open downloads and calls in flight have the same grace.
                 await asyncio.gather(serving, node.engine.stop())
         finally:
             for task in (stopping, failing):

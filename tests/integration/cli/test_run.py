@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -447,6 +448,42 @@ def test_what_died_before_it_sent_anything_is_begun_anew(
 
     assert ended.code == 0
     assert "I love it,I love it" in (folder / "out.csv").read_text()
+
+
+def test_lost_answers_are_told_and_not_bought_again_in_silence(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    source = write_requests(folder / "in.jsonl", [request("a", "bought once")])
+    asked = ("run", source, "-o", "out.jsonl")
+    batchwright(*asked)
+    calls = calls_of(sandbox)
+    shutil.rmtree(folder / "out.jsonl.batchwright" / "engine")
+    (folder / "out.jsonl").unlink()
+
+    ended = batchwright(*asked)
+
+    assert ended.code == 1
+    assert "--restart" in ended.err
+    assert calls_of(sandbox) == calls
+
+
+def test_a_run_that_died_as_it_made_its_batch_makes_it_now(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    source = write_requests(folder / "in.jsonl", [request("a", "made now")])
+    asked = ("run", source, "-o", "out.jsonl")
+    batchwright(*asked)
+    manifest = folder / "out.jsonl.batchwright" / "run.json"
+    state = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**state, "batch_id": None, "is_finished": False}))
+    shutil.rmtree(folder / "out.jsonl.batchwright" / "engine")
+
+    ended = batchwright(*asked)
+
+    assert ended.code == 0
+    assert batchwright("verify", source, "out.jsonl").code == 0
 
 
 def test_a_refused_key_ends_the_run_where_nothing_was_answered(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from batchwright.cli.app import app
 from batchwright.cli.edge import run
+from batchwright.domain.errors import StorageError
+from batchwright.engine.engine import Engine
 from batchwright_process import STOP_TIMEOUT_S, command, environment, serving
 
 
@@ -137,3 +141,41 @@ def test_a_provider_without_its_key_is_refused(
     err = refusal(tmp_path, monkeypatch, capsys, "--port", "0")
 
     assert "providers.openai.api_key: expected the variable OPENAI_API_KEY to be set" in err
+
+
+def test_a_provider_that_is_the_server_itself_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "batchwright.toml").write_text("[providers.vllm]\n")
+
+    err = refusal(tmp_path, monkeypatch, capsys, "--port", "8000")
+
+    assert "providers.vllm.base_url: expected another address than that of this server" in err
+
+
+# An engine that failed
+
+
+def test_a_failed_engine_ends_the_server_with_a_plain_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real_start = Engine.start
+
+    async def start_and_fail(engine: Engine) -> None:
+        await real_start(engine)
+        engine.failure = StorageError("cannot sync batches/b/1/output: Input/output error")
+        engine.failed.set()
+
+    monkeypatch.setattr(Engine, "start", start_and_fail)
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(0o077)
+    try:
+        code = run(app, ["serve", "--port", "0"])
+    finally:
+        os.umask(before)
+        structlog.reset_defaults()
+
+    assert code == 1
+    shown = capsys.readouterr().err
+    assert "error: cannot sync batches/b/1/output: Input/output error" in shown
+    assert "Traceback" not in shown
