@@ -163,6 +163,7 @@ class LocalRun:
         """Take the job to where every request has its result."""
         self._gauge.show("preparing")
         self._batches = await self._find_batches()
+        self._require_first_batch()
         await self._engine.start()
         if not self._batches:
             await self._begin()
@@ -204,14 +205,23 @@ class LocalRun:
             has_more = page.has_more
         return found[::-1]
 
+    def _require_first_batch(self) -> None:
+        """What is lost is told, and not bought again in silence."""
+        if self._manifest.batch_id not in (None, *(batch.id for batch in self._batches)):
+            raise Damaged(
+                f"{self._state.data_dir} does not have the answers of this run any more: "
+                "restore it, or begin anew with --restart"
+            )
+
     async def _begin(self) -> None:
         written = await write_requests(self._node, self._job.request_lines())
         if self._controls.stop.is_set():
             raise Stopped("Stopped. Nothing was sent.")
         await self._save(replace(self._manifest, is_sent=True, lines=written.lines))
-        await self._add_batch(written)
+        batch = await self._add_batch(written)
+        await self._save(replace(self._manifest, batch_id=batch.id))
 
-    async def _add_batch(self, written: Written) -> None:
+    async def _add_batch(self, written: Written) -> Batch:
         batch = await self._engine.create_batch(
             DEFAULT_TENANT,
             endpoint=self._job.url,
@@ -219,6 +229,7 @@ class LocalRun:
             completion_window=None,
         )
         self._batches.append(batch)
+        return batch
 
     async def _retry(self) -> None:
         """Run the failed requests again, as a further batch."""
@@ -276,14 +287,14 @@ class LocalRun:
         await self.stop()
         batch = await self._engine.get_batch(DEFAULT_TENANT, batch_id)
         if batch.status is Status.VALIDATING and len(self._batches) == 1:
-            await self._save(replace(self._manifest, is_sent=False))
+            await self._save(replace(self._manifest, is_sent=False, batch_id=None))
             raise Stopped("Stopped. Nothing was sent.")
         done, total = self._gauge.settled, batch.counts.total
         raise Stopped(f"Stopped at {done:,} of {total:,}. Nothing that was answered is lost.")
 
     async def _refuse(self, batch: Batch) -> None:
         """The requests are wrong: nothing was sent, and nothing stands in the way of others."""
-        await self._save(replace(self._manifest, is_sent=False))
+        await self._save(replace(self._manifest, is_sent=False, batch_id=None))
         raise InvalidInput(batch.errors, unit=self._job.unit)
 
     # Results

@@ -33,6 +33,7 @@ class Manifest:
     identity: RunIdentity
     version: int = _VERSION
     is_sent: bool = False  # a batch was made: from here on, answers may have been paid for
+    batch_id: str | None = None  # the first batch: known from a moment after it was made
     lines: int = 0  # physical lines of the request file
     prefix: str = ""  # of our columns in the output
     is_finished: bool = False  # the output was written
