@@ -11,6 +11,7 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from batchwright.domain.batch import Batch
 from batchwright.domain.errors import NotFound, UsageError
 from batchwright.domain.window import window_s
 from batchwright.engine.results import RESULTS_PER_PAGE_MAX
@@ -82,14 +83,15 @@ async def list_batches(
         after=after,
         limit=page_limit(limit, BATCHES_PER_PAGE, BATCHES_PER_PAGE_MAX),
     )
-    data = [live_batch_wire(batch, context.engine, is_listed=True) for batch in page.items]
+    batches = [await _current(context, batch) for batch in page.items]
+    data = [live_batch_wire(batch, context.engine, is_listed=True) for batch in batches]
     return reply(list_wire(data, page.has_more))
 
 
 @router.get("/{batch_id}")
 async def get_batch(batch_id: str, context: UserContext) -> Response:
     batch = await context.tenants.get_batch(context.tenant, batch_id)
-    return reply(live_batch_wire(batch, context.engine))
+    return reply(live_batch_wire(await _current(context, batch), context.engine))
 
 
 @router.post("/{batch_id}/cancel")
@@ -129,6 +131,15 @@ async def retry(batch_id: str, context: UserContext) -> Response:
     batch = await retry_batch(context, batch_id, completion_window=window, metadata=metadata(body))
     context.services.metrics.batches.inc()
     return reply(live_batch_wire(batch, context.engine))
+
+
+async def _current(context: Context, batch: Batch) -> Batch:
+    """The batch, read again where it may have ended since: the counts of one that runs are in
+    its journal alone, so its row would seem to fall back to none."""
+    supervisor = context.engine.supervisor(batch.id)
+    if batch.is_terminal or (supervisor is not None and supervisor.current is not None):
+        return batch
+    return await context.tenants.get_batch(context.tenant, batch.id)
 
 
 def _wanted(body: Mapping[str, Any], settings: ServerSettings) -> Wanted:

@@ -39,7 +39,7 @@ async def create_file(context: UserContext) -> Response:
     ) as spooled:
         made, ttl = _file(context, draft.id, spooled)
         claim = context.idempotency(idempotency_key, _fingerprint(made, ttl))
-        extents = [Extent(spooled.key, 0, spooled.size_bytes)] if spooled.size_bytes else []
+        extents = [Extent(spooled.key, 0, spooled.size_bytes)]
         file = await context.tenants.create_file(context.tenant, made, extents, claim)
     if file.id != made.id:
         await engine.blobs.delete(spooled.key)

@@ -78,18 +78,20 @@ class StreamedReply(Response):
         self._call = call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.ensure_future(self._send_on(send))
+        leaving = asyncio.ensure_future(_left(receive))
+        try:
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            sending.cancel()
+            await asyncio.wait((sending, leaving))
+        if not sending.cancelled():
+            sending.result()
+
+    async def _send_on(self, send: Send) -> None:
         async with self._engine.stream(self._route, self._call) as answer:
-            sending = asyncio.ensure_future(_send_on(answer, send))
-            leaving = asyncio.ensure_future(_left(receive))
-            try:
-                await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                leaving.cancel()
-                if not sending.done():
-                    sending.cancel()
-                await asyncio.wait((sending, leaving))
-            if not sending.cancelled():
-                sending.result()
+            await _send_on(answer, send)
 
 
 def copied_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -384,19 +384,29 @@ async def test_downloads_have_the_headers_that_make_them_safe(
     assert behind.headers["content-range"] == "bytes */30"
 
 
-async def test_the_bytes_are_held_until_the_download_has_ended(
-    server: Any, content: tuple[str, bytes]
-) -> None:
-    path, _ = content
-    async with server.http() as http:
-        await http.get(path)
-
+async def test_the_bytes_are_held_until_the_download_has_ended(server: Any) -> None:
+    large = b"x" * 2**20 * 24  # more than the sockets between hold
+    async with server.openai() as client, server.http() as http:
+        file = await client.files.create(file=large, purpose="user_data")
+        async with http.stream("GET", f"/v1/files/{file.id}/content") as answer:
+            await client.files.delete(file.id)
+            assert server.engine.readers == {f"files/{file.id}": 1}
+            size_bytes = sum([len(chunk) async for chunk in answer.aiter_bytes()])
         for _ in range(100):
             if not server.engine.readers:
                 break
             await asyncio.sleep(0.01)
 
+    assert size_bytes == len(large)
     assert server.engine.readers == {}
+
+
+async def test_an_empty_file_of_another_purpose_is_a_file(server: Any) -> None:
+    async with server.openai() as client:
+        file = await client.files.create(file=("empty.txt", b""), purpose="user_data")
+        content = await client.files.content(file.id)
+
+    assert (file.bytes, content.content) == (0, b"")
 
 
 async def test_json_is_what_a_json_route_wants(server: Any) -> None:

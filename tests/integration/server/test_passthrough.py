@@ -121,6 +121,34 @@ async def test_a_client_that_leaves_ends_the_call(server: Any) -> None:
         await server.upstream.stream_closed.wait()
 
 
+async def test_a_client_that_leaves_before_its_turn_makes_no_call(server: Any) -> None:
+    server.upstream.gate.clear()
+    async with server.http() as http:
+        body = {"model": MODEL, "messages": HELLO}
+        busy = [
+            asyncio.create_task(http.post("/v1/chat/completions", json=body)) for _ in range(50)
+        ]
+        while len(server.upstream.calls) < 50:
+            server.upstream.called.clear()
+            await server.upstream.called.wait()
+        async with server.http() as hasty:
+            waiting = asyncio.create_task(
+                hasty.post("/v1/chat/completions", json={**body, "stream": True})
+            )
+            lane = server.engine.router.find(MODEL).lane
+            while not lane._live:
+                await asyncio.sleep(0.001)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        await http.get("/healthz")
+        server.upstream.gate.set()
+        await asyncio.gather(*busy)
+        last = await http.post("/v1/chat/completions", json=body)
+
+    assert last.status_code == 200
+    assert len(server.upstream.calls) == 51
+
+
 async def test_a_stream_that_breaks_off_ends_in_an_error(server: Any) -> None:
     async with server.openai() as client:
         stream = await client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)

@@ -1,0 +1,99 @@
+"""What the key `batchwright` of a Batch object tells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+from batchwright.domain.batch import Batch, Closing, Counts, Status
+from batchwright.server.progress import LINES_IN_LIST_MAX, live_batch_wire
+
+BATCH = Batch(
+    id="batch_1",
+    tenant="t",
+    endpoint="/v1/embeddings",
+    input_file_id="file-1",
+    completion_window="24h",
+    created_at=100.9,
+    expires_at=86_500.9,
+    status=Status.IN_PROGRESS,
+    in_progress_at=110.0,
+    counts=Counts(100, 40, 10),
+)
+
+
+def engine_with(supervisor: Any = None, *, is_short_of_space: bool = False) -> Any:
+    return SimpleNamespace(
+        supervisor=lambda _batch_id: supervisor,
+        with_progress=lambda batch: batch,
+        runtime=SimpleNamespace(now=lambda: 1000.0),
+        is_short_of_space=is_short_of_space,
+    )
+
+
+def running(rate_per_s: float, *reasons: str | None) -> Any:
+    lanes = [SimpleNamespace(holds_back=lambda reason=reason: reason) for reason in reasons]
+    run = SimpleNamespace(rate_per_s=lambda: rate_per_s, lanes=lanes)
+    return SimpleNamespace(current=run, problem=None)
+
+
+def ours(batch: Batch, engine: Any, **options: bool) -> Any:
+    return live_batch_wire(batch, engine, **options)["batchwright"]
+
+
+def test_a_running_batch_tells_its_rate_its_end_and_what_holds_it_back() -> None:
+    told = ours(BATCH, engine_with(running(5.0, None, "lane: 50 calls in flight")))
+
+    assert told["requests_per_s"] == 5.0
+    assert told["expected_finish_at"] == 1010
+    assert told["held_back_by"] == "lane: 50 calls in flight"
+
+
+def test_one_that_stands_still_has_no_expected_end() -> None:
+    told = ours(BATCH, engine_with(running(0.0), is_short_of_space=True))
+
+    assert (told["requests_per_s"], told["expected_finish_at"]) == (0.0, None)
+    assert told["held_back_by"] == "the disk is nearly full"
+
+
+def test_an_ended_batch_tells_its_mean_rate_and_its_sums() -> None:
+    closing = Closing(
+        cost_nano=1_500_000_000,
+        codes={"429": 10},
+        attempts=70,
+        possibly_paid_twice=300,
+        possibly_paid_twice_lines=tuple(range(1, 301)),
+    )
+    ended = replace(
+        BATCH,
+        status=Status.COMPLETED,
+        completed_at=120.0,
+        closing=closing,
+        options={"retry_of": "batch_0"},
+    )
+
+    told = ours(ended, engine_with())
+    listed = ours(ended, engine_with(), is_listed=True)
+
+    assert told == {
+        "requests_per_s": 5.0,
+        "expected_finish_at": None,
+        "held_back_by": None,
+        "problem": None,
+        "failed_by_code": {"429": 10},
+        "attempts": 70,
+        "cost_usd": 1.5,
+        "possibly_paid_twice": {"requests": 300, "lines": tuple(range(1, 301))},
+        "retry_of": "batch_0",
+    }
+    assert len(listed["possibly_paid_twice"]["lines"]) == LINES_IN_LIST_MAX
+
+
+def test_times_on_the_wire_are_whole_seconds_and_usage_is_there_once_it_runs() -> None:
+    wire = live_batch_wire(BATCH, engine_with())
+    validating = live_batch_wire(replace(BATCH, status=Status.VALIDATING), engine_with())
+
+    assert (wire["created_at"], wire["expires_at"]) == (100, 86_500)
+    assert wire["usage"]["total_tokens"] == 0
+    assert validating["usage"] is None
