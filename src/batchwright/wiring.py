@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from batchwright import data_directory
 from batchwright.blobs.base import Blobs
@@ -61,7 +62,9 @@ async def open_node(config: Config, *, rehearse: bool = False) -> AsyncIterator[
         async with AsyncExitStack() as stack:
             blobs = LocalBlobs(folder / data_directory.BLOBS_NAME)
             stack.push_async_callback(blobs.close)
-            store = await SqlStore.open(f"sqlite:///{folder / data_directory.DATABASE_NAME}")
+            # Quoted, as a `%` or `?` in the folder's name means something in a URL.
+            database = quote(str(folder / data_directory.DATABASE_NAME))
+            store = await SqlStore.open(f"sqlite:///{database}")
             stack.push_async_callback(store.close)
             runtime = SystemRuntime()
             accounts = _accounts(config, runtime, rehearse)

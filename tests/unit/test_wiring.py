@@ -43,6 +43,16 @@ async def test_a_new_data_directory_is_private_with_all_that_is_in_it(tmp_path: 
         assert stat.S_IMODE((config.data_dir / name).stat().st_mode) == 0o600, name
 
 
+async def test_any_name_of_a_data_directory_will_do(tmp_path: Path) -> None:
+    folder = tmp_path / "50%20 of? it #é"
+
+    async with open_node(load_config(flags={"data_dir": folder}, environment={})):
+        pass
+
+    assert (folder / "batchwright.db").exists()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 async def test_the_second_owner_is_told_who_the_first_is(tmp_path: Path) -> None:
     config = config_of(tmp_path)
 
