@@ -71,12 +71,10 @@ def simulate(history: Coroutine[Any, Any, T]) -> T:
 
 async def kill_other_tasks() -> None:
     """End every task but this one, also in its cleaning up: a dead process does not clean up."""
-    dying = sorted(asyncio.all_tasks() - {asyncio.current_task()}, key=lambda task: task.get_name())
-    while dying:
-        for task in dying:
+    while dying := asyncio.all_tasks() - {asyncio.current_task()}:  # the dying may start others
+        for task in sorted(dying, key=lambda task: task.get_name()):
             task.cancel()
         await asyncio.sleep(0)
-        dying = [task for task in dying if not task.done()]
 
 
 class VirtualRuntime:

@@ -115,7 +115,11 @@ class Router:
 
     def models(self) -> list[tuple[str, str]]:
         """(model name as a client gives it, provider), without globs."""
-        listed = {name: self.find(name).provider.name for name in self._preferences}
+        listed = {
+            name: self.find(name).provider.name
+            for name in self._preferences
+            if self.explain(name) is None
+        }
         for provider, names in self._served.items():
             for name in names:
                 if not _is_glob(name):
@@ -141,24 +145,32 @@ class Router:
         return None
 
     def _search(self, model: str) -> Route:
-        for preferred in self._preferences.get(model, ()):
-            provider, _, name = preferred.partition("/")
-            if provider in self._accounts:
-                return self._route(self._accounts[provider], name)
-        provider, slash, name = model.partition("/")
-        if slash and provider in self._accounts:
-            account = self._accounts[provider]
-            if provider != BUILTIN or model in self._served[provider]:
-                return self._route(account, model if provider == BUILTIN else name)
+        for named in (*self._preferences.get(model, ()), model):
+            route = self._named(named)
+            if route is not None:
+                return route
+        is_builtin = model.startswith(f"{BUILTIN}/")
         for account in self._accounts.values():
+            is_offered = not is_builtin and account.provider.name != BUILTIN
             served = self._served[account.provider.name]
-            is_builtin = account.provider.name == BUILTIN
-            if account.serves_any or (not is_builtin and _serves(served, model)):
+            if account.serves_any or (is_offered and _serves(served, model)):
                 return self._route(account, model)
         raise UnknownModel(self._message(model))
 
+    def _named(self, model: str) -> Route | None:
+        """The route of `provider/model`; None where no such provider is configured."""
+        provider, slash, name = model.partition("/")
+        account = self._accounts.get(provider) if slash else None
+        if account is None:
+            return None
+        if provider != BUILTIN:
+            return self._route(account, name)
+        return self._route(account, model) if model in self._served[BUILTIN] else None
+
     def _route(self, account: Account, model: str) -> Route:
-        rates = self._rates(account.provider.kind, model) if self._rates else None
+        rates = Rates() if account.serves_any else None  # a rehearsal costs nothing
+        if rates is None and self._rates is not None:
+            rates = self._rates(account.provider.kind, model)
         return Route(account.provider, model, account.lane, rates)
 
     def _message(self, model: str) -> str:

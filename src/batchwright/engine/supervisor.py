@@ -179,6 +179,7 @@ class Supervisor:
                 return
             except NoSpace as error:
                 self.problem = f"waiting for disk space: {error}"
+                self.is_known.set()  # as far as it can be: a start does not wait for room
                 log.error("batch waits for disk space", batch=self.batch.id)
             await self._runtime.sleep(RETRY_STORAGE_S)
             self.problem = None

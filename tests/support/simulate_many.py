@@ -1,0 +1,313 @@
+"""Many random histories of the whole engine: batches, faults, crashes, power cuts, full disks,
+cancels and stops from one seed each, checked against what every batch promises.
+
+    PYTHONPATH=src:tests/support python tests/support/simulate_many.py --seeds 5000
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+
+import structlog
+
+from batchwright.domain.batch import Batch, Status
+from batchwright.domain.errors import Ambiguous, Conflict, NoSpace, StorageError
+from batchwright.engine.lane import LaneLimits
+from batchwright.engine.settings import EngineSettings
+from batchwright.providers.base import Answer, Call
+from mortal import WideWorld
+from simulation import TENANT, ScriptedNetwork, simulate
+
+FREE = (429, 500)  # answers of the scripted network that cost nothing
+
+
+class LedgerNetwork(ScriptedNetwork):
+    """Counts for each request how often it may have been paid, and hangs now and then."""
+
+    def __init__(self, random: Random, *, fault_rate: float, hang_rate: float) -> None:
+        super().__init__(random, fault_rate=fault_rate)
+        self.paid: Counter[str] = Counter()
+        self.hang_rate = hang_rate
+
+    async def send(self, call: Call) -> Answer:
+        received = len(self.ledger)
+        text = json.loads(call.body)["messages"][0]["content"]
+        if self._random.random() < self.hang_rate:
+            self.ledger.append(text)
+            self.paid[text] += 1
+            await asyncio.sleep(600)
+            raise Ambiguous("no answer within 600 s")
+        sending = super().send(call)
+        self.paid[text] += 1
+        try:
+            answer = await sending
+        except Ambiguous:
+            raise
+        except Exception:
+            self.paid[text] -= 1  # refused before it was sent
+            raise
+        if answer.status in FREE:
+            self.paid[text] -= 1
+        assert received <= len(self.ledger)
+        return answer
+
+
+@dataclass(slots=True)
+class Watched:
+    """A batch of the history, and what was seen of it."""
+
+    id: str
+    texts: list[str]  # of its requests, by physical line - 1; empty for a blank line
+    may_be_cut_short: bool = False  # cancelled, or a short window
+    cursor: str | None = None
+    seen: list[bytes] = field(default_factory=list)  # result lines, page by page
+    settled: int = 0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a history did, for the report."""
+
+    seed: int
+    lines: int = 0
+    calls: int = 0
+    crashes: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+
+
+class History:
+    """One random history."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random = Random(seed)
+        self.outcome = Outcome(seed)
+        self.world = WideWorld(
+            seed,
+            limits=LaneLimits(
+                max_concurrency=random.choice([1, 3, 10, 50]),
+                requests_per_minute=random.choice([None, None, 3_000.0]),
+                tokens_per_minute=random.choice([None, None, 200_000.0]),
+            ),
+            settings=EngineSettings(reserve_bytes=0),
+        )
+        self.world.network = self.network = LedgerNetwork(
+            self.world.random,
+            fault_rate=random.choice([0.0, 0.1, 0.2, 0.4]),
+            hang_rate=random.choice([0.0, 0.0, 0.005]),
+        )
+        self.batches: list[Watched] = []
+        self.power_cuts = 0
+
+    async def run(self) -> Outcome:
+        random = self.random
+        await self.world.boot()
+        for number in range(random.choice([1, 1, 2, 4])):
+            await self._create(number)
+        for _ in range(random.randrange(7)):
+            await asyncio.sleep(random.expovariate(0.4))
+            await random.choice(
+                [self._crash, self._crash, self._stop, self._fill_disk, self._cancel, self._page]
+            )()
+        for watched in self.batches:
+            await self._end(watched)
+        assert self.world.engine is not None
+        for watched in self.batches:
+            await self._check(watched)
+        await asyncio.sleep(1_000)  # calls that a cancel gave up on have ended too
+        await self.world.engine.stop()
+        assert self.world.engine.failure is None
+        for lane in self.world.engine.router.lanes:
+            assert (lane.in_flight, lane._free_slots) == (0, lane.slots)
+            assert len(lane._feeds) == 0
+        self.outcome.calls = len(self.network.ledger)
+        return self.outcome
+
+    async def _end(self, watched: Watched) -> None:
+        assert self.world.engine is not None
+        async with asyncio.timeout(10**6):
+            await self.world.engine.wait(watched.id)
+        if await self._was_failed():
+            await self._end(watched)
+
+    async def _was_failed(self) -> bool:
+        """Restart an engine that ended because the sync of an older segment failed."""
+        assert self.world.engine is not None
+        failure = self.world.engine.failure
+        if failure is None:
+            return False
+        assert isinstance(failure, StorageError), failure
+        assert "failed before" in str(failure), failure
+        await self.world.crash()
+        await self.world.boot()
+        return True
+
+    # Events
+
+    async def _create(self, number: int) -> None:
+        random = self.random
+        texts = [f"batch {number} line {n}" for n in range(1, random.choice([2, 20, 90, 300]))]
+        for at in random.sample(range(len(texts)), len(texts) // 10):
+            texts[at] = ""
+        if not any(texts):
+            texts[0] = "the only one"
+        window = random.choice(["24h", "24h", "24h", "1m"])
+        models = random.choice(["m", "n", "mn"])
+        data = "\n".join(_request(text, random.choice(models)) for text in texts).encode()
+        batch = await self.world.create_batch(data, window)
+        self.batches.append(Watched(batch.id, texts, window == "1m"))
+        self.outcome.lines += sum(map(bool, texts))
+
+    async def _crash(self) -> None:
+        is_power_cut = self.random.random() < 0.4
+        self.power_cuts += is_power_cut
+        self.outcome.crashes += 1
+        recorded, sent = self._recorded(), len(self.network.ledger)
+        await self.world.crash(power_cut=is_power_cut)
+        await asyncio.sleep(self.random.random())
+        await self.world.boot()
+        for watched in self.batches:
+            watched.settled = 0
+        await asyncio.sleep(3)
+        assert not set(recorded) & set(self.network.ledger[sent:]), "bought again"
+
+    async def _stop(self) -> None:
+        assert self.world.engine is not None
+        await self.world.engine.stop()
+        if not await self._was_failed():
+            await self.world.boot()
+        for watched in self.batches:
+            watched.settled = 0
+
+    async def _fill_disk(self) -> None:
+        self.world.blobs.fail_next_append(NoSpace("no space left on device"))
+        await asyncio.sleep(self.random.random() * 10)
+        self.world.blobs._append_failures.clear()
+
+    async def _cancel(self) -> None:
+        assert self.world.engine is not None
+        watched = self.random.choice(self.batches)
+        try:
+            await self.world.engine.cancel_batch(TENANT, watched.id)
+        except Conflict:
+            return
+        watched.may_be_cut_short = True
+
+    async def _page(self) -> None:
+        for watched in self.batches:
+            await self._read_page(watched)
+            batch = await self.world.get_batch(watched.id)
+            settled = batch.counts.completed + batch.counts.failed
+            assert settled >= watched.settled, "counts went back"
+            watched.settled = settled
+
+    # Checks
+
+    def _recorded(self) -> list[str]:
+        """The requests whose results are durable now."""
+        assert self.world.engine is not None
+        found = []
+        for watched in self.batches:
+            supervisor = self.world.engine.supervisor(watched.id)
+            if supervisor is not None and supervisor.current is not None:
+                is_done = supervisor.current.tally.is_done
+                found += [text for n, text in enumerate(watched.texts, 1) if text and is_done(n)]
+        return found
+
+    async def _read_page(self, watched: Watched) -> bool:
+        assert self.world.engine is not None
+        page = await self.world.engine.results(
+            TENANT, watched.id, cursor=watched.cursor, limit=self.random.choice([1, 7, 1000])
+        )
+        watched.cursor = page.cursor
+        watched.seen += page.lines
+        return page.has_more
+
+    async def _check(self, watched: Watched) -> None:
+        batch = await self.world.get_batch(watched.id)
+        assert batch.is_terminal, batch.status
+        assert batch.status is Status.COMPLETED or watched.may_be_cut_short, batch.status
+        self.outcome.statuses[batch.status] += 1
+        wanted = sorted(text for text in watched.texts if text)
+        output = (await self.world.read_file(batch.output_file_id)).splitlines(True)
+        errors = (await self.world.read_file(batch.error_file_id)).splitlines(True)
+        assert sorted(map(_text, output + errors)) == wanted, "not one line per request"
+        assert (batch.counts.completed, batch.counts.failed) == (len(output), len(errors))
+        assert batch.counts.total == len(wanted)
+        assert all(_answer(line) == "echo: " + _text(line) for line in output), "mixed up"
+        assert batch.closing.usage.input_tokens == 5 * len(output)
+        assert sum(batch.closing.codes.values()) == len(errors)
+        while await self._read_page(watched):
+            pass
+        assert sorted(watched.seen) == sorted(output + errors), "the pages miss or repeat lines"
+        self._check_listed(watched, batch)
+
+    def _check_listed(self, watched: Watched, batch: Batch) -> None:
+        """Whatever may have been paid twice is listed, but for what a power cut made unknown."""
+        listed = batch.closing.possibly_paid_twice_lines
+        unlisted = [
+            number
+            for number, text in enumerate(watched.texts, 1)
+            if self.network.paid[text] > 1 and number not in listed
+        ]
+        slots = sum(lane.slots for lane in self.world.engine.router.lanes)  # type: ignore[union-attr]
+        assert len(unlisted) <= self.power_cuts * slots, f"paid twice, not listed: {unlisted}"
+
+
+def _request(text: str, model: str) -> str:
+    if not text:
+        return ""
+    body = {"model": model, "messages": [{"role": "user", "content": text}]}
+    line = {"custom_id": text, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return json.dumps(line)
+
+
+def _text(line: bytes) -> str:
+    return str(json.loads(line)["custom_id"])
+
+
+def _answer(line: bytes) -> str:
+    return str(json.loads(line)["response"]["body"]["choices"][0]["message"]["content"])
+
+
+def simulate_seed(seed: int) -> Outcome:
+    """Run the history of a seed. Raises `AssertionError` where a promise is broken."""
+
+    async def whole() -> Outcome:
+        return await History(seed).run()
+
+    return simulate(whole())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Simulate random histories of the engine.")
+    parser.add_argument("--seeds", type=int, default=1_000)
+    parser.add_argument("--first", type=int, default=0)
+    options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    began, done, failed = time.perf_counter(), [], []
+    for seed in range(options.first, options.first + options.seeds):
+        try:
+            done.append(simulate_seed(seed))
+        except Exception:
+            failed.append(seed)
+            print(f"seed {seed}:\n{traceback.format_exc(limit=-3)}", flush=True)
+    elapsed_s = time.perf_counter() - began
+    statuses = sum((one.statuses for one in done), Counter())
+    print(f"{len(done)} histories held, {len(failed)} did not {failed[:20]} in {elapsed_s:.1f} s")
+    print(
+        f"{sum(one.lines for one in done)} requests, {sum(one.calls for one in done)} calls, "
+        f"{sum(one.crashes for one in done)} crashes, batches: {dict(statuses)}"
+    )
+    raise SystemExit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The tally: counters over durable records, whoever feeds it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchwright.domain.batch import LISTED_LINES_MAX, Counts
+from batchwright.domain.result import Code
+from batchwright.engine.account import ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, Record
+from batchwright.engine.tally import Crashes, Tally
+
+
+def record(line: int, flags: int = OUTPUT, code: int = 200, **fields: int) -> Record:
+    blank = Record(line, 0, code, flags, 1, 1, 10, 4, 3, 2, 7, 7, 0.0, 0, 0, 0)
+    return blank._replace(**fields)
+
+
+def test_results_add_up_and_only_successes_have_usage() -> None:
+    tally = Tally()
+    for one in (record(1), record(2), record(9, ERROR, 429, tokens_in=0, attempts=5)):
+        tally.apply(one)
+    assert tally.counts(20) == Counts(20, 2, 1)
+    assert (tally.usage.input_tokens, tally.usage.cached_tokens) == (20, 8)
+    assert (tally.usage.output_tokens, tally.usage.reasoning_tokens) == (6, 4)
+    closing = tally.closing()
+    assert closing.codes == {"429": 1}
+    assert closing.attempts == 7
+    assert closing.cost_nano == 21
+
+
+@pytest.mark.parametrize("first", [OUTPUT, ERROR])
+@pytest.mark.parametrize("second", [OUTPUT, ERROR])
+def test_a_second_result_of_a_line_raises(first: int, second: int) -> None:
+    tally = Tally()
+    tally.apply(record(3, first))
+    with pytest.raises(AssertionError, match="line 3"):
+        tally.apply(record(3, second))
+
+
+def test_an_attempt_is_no_result_and_is_listed_once() -> None:
+    tally = Tally()
+    tally.apply(record(3, MAYBE_PAID, Code.REQUEST_FAILED))
+    tally.apply(record(3, MAYBE_PAID, Code.REQUEST_FAILED))
+    tally.apply(record(3, OUTPUT | MAYBE_PAID))
+    assert tally.settled == 1
+    assert tally.maybe_paid_twice == 1
+    assert tally.maybe_paid_lines() == (3,)
+
+
+def test_crashes_are_forgotten_once_the_line_has_its_result() -> None:
+    tally = Tally()
+    tally.apply(record(3, MAYBE_PAID | IN_CRASH, Code.LOST_IN_CRASH, attempts=2, offset=6))
+    assert tally.crashes == {3: Crashes(2, 6)}
+    tally.apply(record(3))
+    assert tally.crashes == {}
+    assert tally.maybe_paid_lines() == (3,)
+
+
+def test_the_list_of_lines_is_bounded_and_the_count_is_not() -> None:
+    tally = Tally()
+    for line in range(LISTED_LINES_MAX + 5, 0, -1):
+        tally.apply(record(line, MAYBE_PAID))
+    assert tally.maybe_paid_twice == LISTED_LINES_MAX + 5
+    assert tally.maybe_paid_lines() == tuple(range(1, LISTED_LINES_MAX + 1))
+
+
+@given(st.lists(st.integers(0, 100_000), unique=True))
+def test_exactly_the_lines_with_a_result_are_done(lines: list[int]) -> None:
+    tally = Tally()
+    for line in lines:
+        tally.apply(record(line))
+    for line in lines:
+        assert tally.is_done(line)
+        assert tally.is_done(line + 1) == (line + 1 in lines)
+    assert tally.settled == len(lines)
