@@ -119,7 +119,8 @@ def _number(raw: Any, origin: Origin) -> float | None:
 
 def read_path(raw: Any, origin: Origin) -> Path:
     """A path; a relative one counts from the folder of the file that names it."""
-    return origin.folder / Path(read_text(raw, origin)).expanduser()
+    path = raw if isinstance(raw, Path) else Path(read_text(raw, origin))
+    return origin.folder / path.expanduser()
 
 
 def read_file_path(raw: Any, origin: Origin) -> str:

@@ -50,7 +50,7 @@ def serve(
     flight may come back, everything else is resumed at the next start. A second Ctrl-C leaves
     at once, and nothing is lost by that either.
     """
-    flags = {"server.host": host, "server.port": port, "data_dir": data_dir and str(data_dir)}
+    flags = {"server.host": host, "server.port": port, "data_dir": data_dir}
     settings = load_config(config, flags=flags, with_providers=not rehearse)
     _check_exposure(settings)
     _check_providers(settings)
