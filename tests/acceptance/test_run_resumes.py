@@ -152,3 +152,26 @@ def test_sigterm_stops_as_ctrl_c_does_and_the_next_signal_leaves_at_once(
     assert code == 130
     assert held <= 5
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_run_whose_model_is_not_served_at_the_moment_waits_for_the_next_time(
+    sandbox: SandboxProcess, tmp_path: Path
+) -> None:
+    write_requests(tmp_path, model="sandbox/wait-50", count=200)
+    settings = tmp_path / "batchwright.toml"
+    served = settings.read_text()
+
+    first = RunProcess(tmp_path)
+    wait_for_calls(sandbox.ledger_path, 100)
+    first.send(signal.SIGKILL)
+    first.end()
+    settings.write_text(served.replace('"sandbox/*"', '"other"'))
+    code, said = RunProcess(tmp_path).end()
+    settings.write_text(served)
+    resumed_code, _ = RunProcess(tmp_path).end()
+
+    assert code == 1
+    assert "is not served" in said
+    assert resumed_code == 0
+    found = verify_files(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert (found.is_whole, found.successes) == (True, 200)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from batchwright.tables.frames import Rows
 
 CHAT_URL = "/v1/chat/completions"
+EMBEDDINGS_URL = "/v1/embeddings"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,13 +171,20 @@ class LinesJob:
 
     def frame(self, results: Iterable[Settled], causes: Causes) -> pl.DataFrame:
         found = list(results)
-        ids = [{"custom_id": _decode_id(result.line).custom_id} for result in found]
-        is_embedding = self.url == "/v1/embeddings"
-        table = table_of(ids)
+        rows = list(_rows_of(self.url, found, causes))
+        # A request may embed several texts; its vectors come as JSON text.
+        is_embedding = self.url == EMBEDDINGS_URL and all(row.answer is None for row in rows)
+        table = table_of([{"custom_id": _decode_id(result.line).custom_id} for result in found])
         plan = plan_output(
             self.output.with_suffix(".parquet"), table.columns, is_embedding=is_embedding
         )
-        return result_frame(table, plan, _rows_of(self.url, found, causes))
+        return result_frame(table, plan, rows if is_embedding else map(_as_text, rows))
+
+
+def _as_text(row: RowResult) -> RowResult:
+    if row.embedding is None:
+        return row
+    return replace(row, answer=msgspec.json.encode(row.embedding).decode())
 
 
 def _rows_of(url: str, results: Iterable[Settled], causes: Causes) -> Iterator[RowResult]:

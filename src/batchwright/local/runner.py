@@ -164,6 +164,7 @@ class LocalRun:
         self._gauge.show("preparing")
         self._batches = await self._find_batches()
         self._require_first_batch()
+        await self._require_models()
         await self._engine.start()
         if not self._batches:
             await self._begin()
@@ -203,7 +204,12 @@ class LocalRun:
             )
             found += page.items
             has_more = page.has_more
-        return found[::-1]
+        # A retry that was refused has sent nothing and has no results.
+        return [
+            batch
+            for place, batch in enumerate(reversed(found))
+            if place == 0 or batch.status is not Status.FAILED
+        ]
 
     def _require_first_batch(self) -> None:
         """What is lost is told, and not bought again in silence."""
@@ -212,6 +218,15 @@ class LocalRun:
                 f"{self._state.data_dir} does not have the answers of this run any more: "
                 "restore it, or begin anew with --restart"
             )
+
+    async def _require_models(self) -> None:
+        """What is left must not fail because its provider does not answer just now."""
+        models = [batch.model for batch in self._batches if batch.model and not batch.is_terminal]
+        if models:
+            await self._engine.ask_models()
+        for model in models:
+            if (problem := self._engine.router.explain(model)) is not None:
+                raise Stalled(f"{problem} Nothing was sent; the same command goes on from here.")
 
     async def _begin(self) -> None:
         written = await write_requests(self._node, self._job.request_lines())
@@ -294,8 +309,11 @@ class LocalRun:
 
     async def _refuse(self, batch: Batch) -> None:
         """The requests are wrong: nothing was sent, and nothing stands in the way of others."""
+        refused = InvalidInput(batch.errors, unit=self._job.unit)
+        if len(self._batches) > 1:  # of a retry: the answers that there are stay
+            raise UsageError(f"those that failed cannot be run again: {refused}")
         await self._save(replace(self._manifest, is_sent=False, batch_id=None))
-        raise InvalidInput(batch.errors, unit=self._job.unit)
+        raise refused
 
     # Results
 

@@ -284,6 +284,28 @@ def test_retry_failed_runs_the_failures_alone_and_keeps_the_other_answers(
     assert "4 of 5 answered, 1 failed" in batchwright(*asked).out
 
 
+def test_a_retry_that_nobody_serves_any_more_keeps_the_answers_that_there_are(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    bad = request("b", "not served", "sandbox/status-400")
+    source = write_requests(folder / "in.jsonl", [request("a", "kept"), bad])
+    asked = ("run", source, "-o", "out.jsonl")
+    batchwright(*asked)
+    written = (folder / "out.jsonl").read_bytes()
+    settings = folder / "batchwright.toml"
+    settings.write_text(settings.read_text().replace('"sandbox/*"', '"other"'))
+
+    refused = batchwright(*asked, "--retry-failed")
+    (folder / "out.jsonl").unlink()
+    ended = batchwright(*asked)
+
+    assert refused.code == 2
+    assert "cannot be run again" in refused.err
+    assert ended.code == 3
+    assert (folder / "out.jsonl").read_bytes() == written
+
+
 def test_nothing_is_retried_where_nothing_failed(batchwright: Batchwright, folder: Path) -> None:
     asked = ("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
     batchwright(*asked)

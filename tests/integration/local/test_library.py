@@ -82,6 +82,24 @@ def test_vectors_come_as_lists_of_floats() -> None:
     assert frame["embedding"].list.len().to_list() == [8, 8, 8]
 
 
+def test_a_request_that_embeds_several_texts_has_its_vectors_as_json(folder: Path) -> None:
+    lines = [
+        {
+            "custom_id": custom_id,
+            "method": "POST",
+            "url": "/v1/embeddings",
+            "body": {"model": "builtin/embedding", "input": texts, "dimensions": 2},
+        }
+        for custom_id, texts in (("one", "a"), ("two", ["a", "b"]))
+    ]
+    (folder / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    frame = run("in.jsonl", config=CONFIG, progress=False)
+
+    assert [len(json.loads(answer)) for answer in frame["answer"]] == [2, 2]
+    assert len(json.loads(frame["answer"][1])[0]) == 2
+
+
 async def test_it_works_where_a_loop_runs_already() -> None:
     in_a_notebook = classify(TEXTS)
     awaited = await run_async(
