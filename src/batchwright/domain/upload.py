@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 UPLOAD_TTL_S = 3_600
 UPLOAD_BYTES_MAX = 8 * 2**30
-PART_BYTES_MAX = 64 * 10**6
+PART_BYTES_MAX = 64 * 2**20  # the part size of the official SDKs, which the documentation rounds
 
 
 @dataclass(frozen=True, slots=True)

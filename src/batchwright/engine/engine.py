@@ -82,6 +82,7 @@ class Engine:
             readers=self.readers,
             every_s=self.settings.prune_every_s,
         )
+        await pruner.sweep()
         self._own(pruner.run())
         self._own(self._watch_space())
         self._own(self._watch_models())

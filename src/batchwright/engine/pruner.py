@@ -12,6 +12,7 @@ from batchwright.engine.runtime import Runtime
 from batchwright.store.base import EngineStore
 
 BLOBS_PER_ROUND = 1000
+WHOLE_BLOBS = "files/"  # where blobs are written before their row
 
 log = structlog.get_logger()
 
@@ -41,6 +42,16 @@ class Pruner:
             except StorageError as error:
                 log.warning("pruning failed, will be tried again", reason=str(error))
             await self._runtime.sleep(self._every_s)
+
+    async def sweep(self) -> int:
+        """Delete bytes that no row names, before anybody writes: what dead writers left behind.
+
+        Returns how many blobs were deleted.
+        """
+        orphans = await self._store.unknown(await self._blobs.keys(WHOLE_BLOBS))
+        for key in orphans:
+            await self._blobs.delete(key)
+        return len(orphans)
 
     async def prune(self) -> int:
         """One round; returns how many blobs were deleted."""

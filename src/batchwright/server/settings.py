@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from batchwright.domain.file import UPLOAD_PURPOSES
 from batchwright.domain.lines import LINE_BYTES_MAX
-from batchwright.domain.upload import UPLOAD_BYTES_MAX
+from batchwright.domain.upload import PART_BYTES_MAX, UPLOAD_BYTES_MAX
 
 FILE_BYTES_MAX = 200 * 2**20  # an input file of a batch
 OTHER_FILE_BYTES_MAX = 512 * 2**20  # any other file
-PART_BYTES_MAX = 64 * 2**20  # the part size of the official SDKs, which the documentation rounds
 
 BATCH_ENDPOINTS = (
     "/v1/responses",

@@ -195,6 +195,10 @@ class EngineStore(Protocol):
         """
         ...
 
+    async def unknown(self, keys: Sequence[str]) -> list[str]:
+        """Which of these blob keys no row names: bytes whose writer died before their row."""
+        ...
+
     async def forget(self, keys: Sequence[str]) -> None:
         """Drop the rows behind blob keys that `unreferenced` named and that have been deleted."""
         ...

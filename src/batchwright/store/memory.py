@@ -260,6 +260,11 @@ class MemoryStore:
         used = dict.fromkeys(self._used_keys())
         return [key for key in sorted(dict.fromkeys(self._unused())) if key not in used][:limit]
 
+    async def unknown(self, keys: Sequence[str]) -> list[str]:
+        named = {extent.key for stored in self._files.values() for extent in stored.extents}
+        named |= {part.key for part in self._parts.values()} | self._segment_blobs.keys()
+        return [key for key in keys if key not in named]
+
     async def forget(self, keys: Sequence[str]) -> None:
         gone = dict.fromkeys(keys)
         for file_id, stored in self._files.items():

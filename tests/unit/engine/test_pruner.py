@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from simulation import TENANT, VirtualLoop, World, chat_lines, simulate
 
 from batchwright.domain.errors import NotFound, StorageError
 from batchwright.engine.engine import Engine
+from simulation import TENANT, VirtualLoop, World, chat_lines, simulate
 
 DAY_S = 86_400.0
 

@@ -153,6 +153,14 @@ class SqlEngineStore(SqlPart):
         return list((await connection.execute(query)).scalars())
 
     @transaction
+    async def unknown(self, connection: AsyncConnection, keys: Sequence[str]) -> list[str]:
+        named: set[str] = set()
+        for some in _slices(keys):
+            for column in (extents.c.key, parts.c.key, segment_blobs.c.key):
+                named.update(await connection.scalars(select(column).where(column.in_(some))))
+        return [key for key in keys if key not in named]
+
+    @transaction
     async def forget(self, connection: AsyncConnection, keys: Sequence[str]) -> None:
         for some in _slices(keys):
             of_hidden = select(files.c.id).where(files.c.is_hidden)
