@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rehearsal import place
 
-from batchwright.client import BatchProcessor
+from batchwright import BatchProcessor
 
 TICKETS = Path(__file__).parent / "tickets.csv"
 CATEGORIES = ["billing", "delivery", "defect", "account", "how-to", "wish", "praise"]

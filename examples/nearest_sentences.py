@@ -15,7 +15,7 @@ from operator import mul
 from pathlib import Path
 from typing import Any
 
-from batchwright.local.library import run
+from batchwright import run
 
 Row = dict[str, Any]
 

@@ -12,7 +12,7 @@ from textwrap import fill
 
 from rehearsal import place
 
-from batchwright.client import process_batch
+from batchwright import process_batch
 
 PRODUCTS = Path(__file__).parent / "products.csv"
 SYSTEM_PROMPT = "You write for a small web shop. Two plain sentences, no exclamation marks."

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -28,7 +29,8 @@ TERMINAL = ("completed", "failed", "expired", "cancelled")
 CHAT: Final = "/v1/chat/completions"
 CONCURRENCY = 20
 REQUESTS = 120
-WAIT_S = 30.0
+UPLOADED_BYTES = 4_000_000
+WAIT_S = 60.0
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_a_stop_keeps_what_comes_back_sends_nothing_more_and_the_next_start_goes
     assert "Traceback" not in server.log
 
 
-def test_calls_that_outlast_the_grace_are_given_up_listed_and_made_again(
+def test_what_outlasts_the_grace_is_given_up_and_calls_are_listed_and_made_again(
     sandbox: SandboxProcess, tmp_path: Path
 ) -> None:
     models = ["sandbox/once-hold"] * 5 + ["gpt-4o-mini"] * 5
@@ -79,7 +81,9 @@ def test_calls_that_outlast_the_grace_are_given_up_listed_and_made_again(
         with client_of(server) as client:
             batch_id = submit(client, models)
             until(lambda: sandbox.held() == 5 and completed(client, batch_id) == 5)
-            code = server.stop()
+            with stalled_upload(server):
+                code = server.stop()
+        left_bytes = bytes_under(server.data_dir / "blobs")
 
         server.start()
         with client_of(server) as client:
@@ -88,6 +92,7 @@ def test_calls_that_outlast_the_grace_are_given_up_listed_and_made_again(
     sandbox.stop()
 
     assert code == 0
+    assert left_bytes < UPLOADED_BYTES  # nothing of the upload
     assert batch.status == "completed"
     assert ids == sorted(f"r-{number}" for number in range(10))
     assert sorted(sandbox.calls_by_body().values()) == [1] * 5 + [2] * 5
@@ -123,14 +128,12 @@ def test_a_second_server_names_the_one_that_holds_the_data_directory_and_leaves(
 def test_an_upload_that_breaks_off_leaves_nothing_visible_and_no_bytes(
     idle: ServerProcess,
 ) -> None:
-    blobs = idle.data_dir / "blobs"
-    before = bytes_under(blobs)
-    with socket.create_connection(address(idle)) as connection:
-        connection.sendall(upload_head(idle, length=8_000_000))
-        connection.sendall(b'{"custom_id":"' + b"x" * 4_000_000)
-        until(lambda: bytes_under(blobs) > before + 2_000_000)
+    before = bytes_under(idle.data_dir / "blobs")
 
-    until(lambda: bytes_under(blobs) == before)
+    with stalled_upload(idle):
+        pass
+
+    until(lambda: bytes_under(idle.data_dir / "blobs") == before)
     with client_of(idle) as client:
         assert client.files.list().data == []
     assert readiness(idle) == 200
@@ -203,6 +206,18 @@ def readiness(server: ServerProcess) -> int | None:
             return error.code
     except OSError:
         return None
+
+
+@contextmanager
+def stalled_upload(server: ServerProcess) -> Iterator[None]:
+    """An upload of which half has come and is on the disk; the connection closes on leaving."""
+    blobs = server.data_dir / "blobs"
+    before = bytes_under(blobs)
+    with socket.create_connection(address(server)) as connection:
+        connection.sendall(upload_head(server, length=2 * UPLOADED_BYTES))
+        connection.sendall(b'{"custom_id":"' + b"x" * UPLOADED_BYTES)
+        until(lambda: bytes_under(blobs) > before + UPLOADED_BYTES // 2)
+        yield
 
 
 def address(server: ServerProcess) -> tuple[str, int]:
