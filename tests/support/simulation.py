@@ -40,6 +40,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.elapsed_s
 
+    def cancel_timers(self) -> None:
+        """What was to happen later does not."""
+        for handle in self._scheduled:  # type: ignore[attr-defined]
+            handle.cancel()
+
 
 class _NoWait(selectors.SelectSelector):
     def __init__(self, loop: VirtualLoop) -> None:
@@ -70,7 +75,10 @@ def simulate(history: Coroutine[Any, Any, T]) -> T:
 
 
 async def kill_other_tasks() -> None:
-    """End every task but this one, also in its cleaning up: a dead process does not clean up."""
+    """End every task and timer but this task: a dead process does not clean up, nor wake again."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.cancel_timers()
     while dying := asyncio.all_tasks() - {asyncio.current_task()}:  # the dying may start others
         for task in sorted(dying, key=lambda task: task.get_name()):
             task.cancel()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pytest import approx
 
 from batchwright.engine.limiter import Bucket, take, wait_s
 
@@ -20,7 +20,7 @@ def passes(per_minute: float, wishes: list[tuple[float, int]]) -> list[tuple[flo
     for pause, amount in wishes:
         now += pause
         now += wait_s(bucket, amount, now)
-        assert wait_s(bucket, amount, now) == approx(0.0, abs=1e-6)
+        assert wait_s(bucket, amount, now) == pytest.approx(0.0, abs=1e-6)
         take(bucket, amount, now)
         taken.append((now, amount))
     return taken
@@ -51,7 +51,7 @@ def test_one_larger_than_the_burst_passes_a_full_bucket_and_the_next_waits_for_i
     bucket = Bucket.per_minute(600, 0.0)  # 10 a second
     assert wait_s(bucket, 1000, 0.0) == 0.0
     take(bucket, 1000, 0.0)
-    assert wait_s(bucket, 1, 0.0) == approx(99.1)
+    assert wait_s(bucket, 1, 0.0) == pytest.approx(99.1)
 
 
 def test_what_was_reserved_too_much_comes_back_but_never_above_the_burst() -> None:
@@ -66,5 +66,5 @@ def test_what_was_reserved_too_much_comes_back_but_never_above_the_burst() -> No
 def test_a_clock_that_stands_still_or_steps_back_gives_nothing() -> None:
     bucket = Bucket.per_minute(60, 10.0)
     take(bucket, 1, 10.0)
-    assert wait_s(bucket, 1, 10.0) == approx(1.0)
-    assert wait_s(bucket, 1, 5.0) == approx(1.0)
+    assert wait_s(bucket, 1, 10.0) == pytest.approx(1.0)
+    assert wait_s(bucket, 1, 5.0) == pytest.approx(1.0)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 import pytest
-from simulation import ScriptedNetwork, ScriptedProvider, VirtualRuntime
 
 from batchwright.domain.usage import Usage
 from batchwright.engine.lane import Lane, LaneLimits
 from batchwright.engine.routing import Account, Rates, Router, UnknownModel
+from simulation import ScriptedNetwork, ScriptedProvider, VirtualRuntime
 
 BUILTIN = ("builtin", ("builtin/sentiment", "builtin/echo"))
 
@@ -161,11 +161,11 @@ def test_many_names_of_models_do_not_fill_the_memory() -> None:
     assert len(routes._found) <= 10_001
 
 
-def test_prices_follow_the_kind_and_the_name_that_the_model_has_there() -> None:
+def test_prices_follow_the_provider_and_the_name_that_the_model_has_there() -> None:
     asked: list[tuple[str, str]] = []
 
-    def rates(kind: str, model: str) -> Rates | None:
-        asked.append((kind, model))
+    def rates(provider: str, model: str) -> Rates | None:
+        asked.append((provider, model))
         return Rates(2.0, 0.5, 8.0) if model == "b" else None
 
     routes = Router([account("one", "a", "b")], rates=rates)
@@ -173,4 +173,4 @@ def test_prices_follow_the_kind_and_the_name_that_the_model_has_there() -> None:
     priced = routes.find("one/b").rates
     assert priced is not None
     assert priced.cost_nano(Usage(100, 40, 10, 5)) == 60 * 2 + 40 * 0.5 + 10 * 8
-    assert asked == [("openai", "a"), ("openai", "b")]
+    assert asked == [("one", "a"), ("one", "b")]

@@ -1,0 +1,48 @@
+"""Completion windows: what is understood, and that the rest is refused in plain words."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchwright.domain.errors import UsageError
+from batchwright.domain.window import WINDOW_S_MAX, WINDOW_S_MIN, window_s
+
+
+@pytest.mark.parametrize(
+    ("window", "seconds"),
+    [
+        ("24h", 86_400),
+        ("1m", 60),
+        ("90m", 5_400),
+        ("1h", 3_600),
+        ("14d", 1_209_600),
+        ("336h", 1_209_600),
+    ],
+)
+def test_minutes_hours_and_days_are_understood(window: str, seconds: int) -> None:
+    assert window_s(window) == seconds
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        *("", "0m", "59s", "24", "h", "24H", "1w", "15d", "337h", "20161m", "01h", "-1h", "+1h"),
+        *("1.5h", " 24h", "24h ", "24h\n", "24 h", "1h1m", "\u0662h", "9999999999d", "24h" * 1000),
+    ],
+)
+def test_anything_else_is_refused_and_named(window: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        window_s(window)
+    assert refused.value.param == "completion_window"
+    assert "24h" in refused.value.message
+
+
+@given(st.text(max_size=10))
+def test_no_text_gives_a_window_out_of_bounds(window: str) -> None:
+    try:
+        seconds = window_s(window)
+    except UsageError:
+        return
+    assert WINDOW_S_MIN <= seconds <= WINDOW_S_MAX
