@@ -195,6 +195,7 @@ def _configured(provider: ProviderConfig, runtime: Runtime) -> Account:
         max_concurrency=provider.max_concurrency,
         requests_per_minute=provider.requests_per_minute,
         tokens_per_minute=provider.tokens_per_minute,
+        max_attempts=provider.max_attempts,
     )
     lane = Lane(provider.name, limits=limits, runtime=runtime)
     return Account(made, lane, models=provider.models)

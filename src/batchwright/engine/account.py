@@ -25,6 +25,7 @@ MARK = 16
 
 _FIELDS = Struct("<IIHHHHIIIIqqdQII")
 _CHECK = Struct("<I")
+ATTEMPTS_MAX = 0xFFFF  # what a record can tell; waits that a provider asks for have no bound
 RECORD_BYTES = _FIELDS.size + _CHECK.size
 
 

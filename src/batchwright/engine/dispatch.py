@@ -32,13 +32,14 @@ from batchwright.engine.pending import Pending, Waiting
 from batchwright.engine.recorder import Outcome, Recorder, code_of
 from batchwright.engine.recovery import CRASHES_MAX, Recovered
 from batchwright.engine.retry import Decision, decide
-from batchwright.engine.routing import Router, UnknownModel
+from batchwright.engine.routing import Route, Router, UnknownModel
 from batchwright.engine.runtime import Runtime
 from batchwright.engine.settings import EngineSettings
 from batchwright.engine.slots import ENTRY_BYTES, SlotTable
 from batchwright.providers.base import Answer
 
 FEED_MAX = 512  # requests read ahead for a lane
+ROUTE_EVERY_S = 1.0  # how often a model is looked for whose provider has not answered yet
 WAITING_MAX = 1024  # requests that wait to be tried again; above it nothing new is read
 
 _WORKER_LOST = "The process ended three times in a row while this request was in flight."
@@ -87,7 +88,7 @@ class BatchRun:
         self._low = asyncio.Event()  # a feed runs low, or a request waits no more
         self._waiting = Waiting(monotonic=runtime.monotonic, on_due=self._send_again)
         self._alone: deque[Pending] = deque()  # in flight at two crashes: sent one at a time
-        self._in_flight: dict[Pending, None] = {}
+        self._in_flight: dict[Pending, int] = {}  # with the slot
         self._quiet = asyncio.Event()  # nothing is in flight
         self._held_bytes = 0
         self._is_sending = False
@@ -149,14 +150,20 @@ class BatchRun:
                 async with asyncio.timeout(grace_s):
                     await self._quiet.wait()
             except TimeoutError:
-                self._abandon()
+                await self._abandon()
         if self.failure is None:
             await self._journal.flush()
 
-    def _abandon(self) -> None:
+    async def _abandon(self) -> None:
+        """Take the answers that are still out for lost; that is no crash of theirs."""
         self._is_abandoned = True
-        for pending in self._in_flight:
+        abandoned = list(self._in_flight.items())
+        for pending, _ in abandoned:
             self._recorder.lost_attempt(pending, Code.REQUEST_FAILED, None)
+        if self.failure is None:
+            await self._journal.flush()
+            for _, slot in abandoned:
+                self._slots.give_back(slot)
 
     async def write_not_run(self, code: Code, is_stopping: Callable[[], bool]) -> None:
         """Give each request without a result a line with `code`."""
@@ -173,7 +180,7 @@ class BatchRun:
     async def close(self) -> Segment:
         """End this epoch; what is durable is its segment. Safe twice."""
         if self._closed is None:
-            if self._is_sending or self._in_flight:
+            if not self._is_abandoned:  # also after a failure: the reader and the feeds go
                 await self.stop_sending(0)
             self._closed = await self._journal.close()
         return self._closed
@@ -200,8 +207,16 @@ class BatchRun:
             self._on_change()
 
     async def _admit(self, number: int, content: bytes) -> None:
-        pending = self._pending(parse_request(number, content))
-        if pending is None or not self._is_fit(pending):
+        request = parse_request(number, content)
+        try:
+            route = self._router.find(request.model)
+        except UnknownModel:
+            found = await self._late_route(request)
+            if found is None:
+                return
+            route = found
+        pending = self._pending(request, route)
+        if not self._is_fit(pending):
             return
         feed = self._feed(pending.route.lane)
         self._put(pending, feed)
@@ -209,13 +224,19 @@ class BatchRun:
             self._low.clear()
             await self._low.wait()
 
-    def _pending(self, request: Request) -> Pending | None:
-        """The request with its route; None, and a result, if nobody serves its model any more."""
-        try:
-            route = self._router.find(request.model)
-        except UnknownModel as error:
-            self._recorder.not_sent(request, Code.MODEL_NOT_FOUND, str(error))
-            return None
+    async def _late_route(self, request: Request) -> Route | None:
+        """A route once every account has said what it serves; None, and a result, if none is."""
+        while True:
+            try:
+                return self._router.find(request.model)
+            except UnknownModel as error:
+                if not self._router.unheard:
+                    self._recorder.not_sent(request, Code.MODEL_NOT_FOUND, str(error))
+                    return None
+            await self._runtime.sleep(ROUTE_EVERY_S)
+
+    def _pending(self, request: Request, route: Route) -> Pending:
+        """The request with the name that its model has at the provider."""
         body = with_model(request.body, request.model, route.model)
         if body is not request.body:
             request = Request(request.line, request.custom_id, request.url, body, route.model)
@@ -280,7 +301,7 @@ class BatchRun:
             return
         pending.tries += 1
         slot = self._slots.take(request.line, pending.tries)
-        self._in_flight[pending] = None
+        self._in_flight[pending] = slot
         outcome: Outcome
         try:
             outcome = await route.provider.transport.send(
@@ -314,7 +335,7 @@ class BatchRun:
         decision = decide(
             outcome,
             attempt=pending.attempts + 1,
-            max_attempts=self._settings.max_attempts,
+            max_attempts=pending.route.lane.limits.max_attempts or self._settings.max_attempts,
             random=self._runtime.random,
             now_s=self._runtime.now(),
         )
@@ -375,9 +396,7 @@ class BatchRun:
     def _on_durable(self, tokens: Sequence[SlotToken | None]) -> None:
         """A group is synced: its slots are free. Or the journal has failed."""
         if self._journal.failure is not None:
-            self.failure = self._journal.failure
-            self._is_sending = False
-            self._on_change()
+            self._on_failed_journal(tokens)
             return
         for token in tokens:
             if token is not None:
@@ -389,6 +408,15 @@ class BatchRun:
             self._send_one_alone()
         if self.is_settled:
             self._on_change()
+
+    def _on_failed_journal(self, tokens: Sequence[SlotToken | None]) -> None:
+        """The lanes get their slots back; the slot table keeps them, for the next epoch to list."""
+        for token in tokens:
+            if token is not None:
+                token[0].release_slot()
+        self.failure = self._journal.failure
+        self._is_sending = False
+        self._on_change()
 
     def _release(self, token: SlotToken) -> None:
         lane, slot, held_bytes = token

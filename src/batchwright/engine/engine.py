@@ -11,14 +11,14 @@ import structlog
 
 from batchwright.blobs.base import Blobs
 from batchwright.domain.batch import Batch
-from batchwright.domain.errors import NoSpace, StorageError, TransportError
+from batchwright.domain.errors import NoSpace, NotSent, StorageError, TransportError
 from batchwright.domain.file import FILE_TTL_S, Extent, File
 from batchwright.domain.segment import Segment
 from batchwright.domain.window import window_s
-from batchwright.engine.lane import Lane, LiveJob
+from batchwright.engine.lane import Lane, LiveJob, LiveRun
 from batchwright.engine.pruner import Pruner
 from batchwright.engine.results import ResultsPage, results_page
-from batchwright.engine.routing import Route, Router
+from batchwright.engine.routing import Account, Route, Router
 from batchwright.engine.runtime import Runtime, new_id
 from batchwright.engine.settings import EngineSettings
 from batchwright.engine.supervisor import Supervisor
@@ -27,6 +27,7 @@ from batchwright.store.base import EngineStore, Idempotency, TenantStore
 
 SPACE_CHECK_EVERY_S = 1.0
 ASK_MODELS_EVERY_S = 300.0
+ASK_UNHEARD_EVERY_S = 10.0
 
 log = structlog.get_logger()
 
@@ -59,6 +60,7 @@ class Engine:
         self._store = store
         self._supervisors: dict[str, Supervisor] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._asked: dict[asyncio.Future[Any], None] = {}  # live calls that wait for their turn
         self._is_started = False
 
     # Life
@@ -68,6 +70,8 @@ class Engine:
         if self._is_started:
             return
         self._is_started = True
+        for lane in self.router.lanes:
+            lane.on_bug = self._fail
         await self.ask_models()
         self._check_space()
         for batch in await self._store.unfinished_batches():
@@ -92,6 +96,7 @@ class Engine:
         if not self._is_started:
             return
         self._is_started = False
+        self._refuse_asked()
         await asyncio.gather(*(lane.drain(self.settings.grace_s) for lane in self.router.lanes))
         running = [task for task in self._tasks if task.get_name() in self._supervisors]
         for supervisor in self._supervisors.values():
@@ -114,9 +119,12 @@ class Engine:
         if supervisor is not None and supervisor.batch.is_terminal:
             del self._supervisors[task.get_name()]  # one that stands still is asked for its problem
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("engine failed", reason=str(error), exc_info=error)
-            self.failure = error
-            self.failed.set()
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        log.error("engine failed", reason=str(error), exc_info=error)
+        self.failure = error
+        self.failed.set()
 
     # Batches
 
@@ -268,6 +276,8 @@ class Engine:
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         async def run() -> None:
+            if self._has_left(done):
+                return
             try:
                 answer = await route.provider.transport.send(call)
             except TransportError as error:
@@ -277,7 +287,7 @@ class Engine:
                 if not done.cancelled():
                     done.set_result(answer)
 
-        route.lane.submit_live(LiveJob(run, len(call.body) // 4))
+        self._queue_live(route, run, call, done)
         return await done
 
     @asynccontextmanager
@@ -287,11 +297,11 @@ class Engine:
         closed = asyncio.Event()
 
         async def run() -> None:
-            if not opened.cancelled():
+            if not self._has_left(opened):
                 opened.set_result(None)
                 await closed.wait()
 
-        route.lane.submit_live(LiveJob(run, len(call.body) // 4))
+        self._queue_live(route, run, call, opened)
         try:
             await opened
             async with route.provider.transport.stream(call) as answer:
@@ -299,20 +309,44 @@ class Engine:
         finally:
             closed.set()
 
+    def _queue_live(
+        self, route: Route, run: LiveRun, call: Call, asked: asyncio.Future[Any]
+    ) -> None:
+        """Queue a live call. `asked` is what its client waits for."""
+        if not self._is_started:
+            raise NotSent("The server is stopping; nothing was sent.")
+        self._asked[asked] = None
+        route.lane.submit_live(LiveJob(run, len(call.body) // 4))
+
+    def _has_left(self, asked: asyncio.Future[Any]) -> bool:
+        """Whether the client of a live call, whose turn it is now, waits no more."""
+        self._asked.pop(asked, None)
+        return asked.done()
+
+    def _refuse_asked(self) -> None:
+        """Tell whoever still waits for a turn that it does not come."""
+        for asked in self._asked:
+            if not asked.done():
+                asked.set_exception(NotSent("The server is stopping; nothing was sent."))
+        self._asked.clear()
+
     # Watching
 
     async def ask_models(self) -> None:
         """Ask the accounts whose models the configuration does not name what they serve."""
-        for account in self.router.accounts_to_ask():
-            name = account.provider.name
-            try:
-                self.router.learn(name, await account.provider.list_models())
-            except TransportError as error:
-                log.warning("provider did not list its models", provider=name, reason=str(error))
+        await asyncio.gather(*map(self._ask, self.router.accounts_to_ask()))
+
+    async def _ask(self, account: Account) -> None:
+        name = account.provider.name
+        try:
+            self.router.learn(name, await account.provider.list_models())
+        except TransportError as error:
+            log.warning("provider did not list its models", provider=name, reason=str(error))
 
     async def _watch_models(self) -> None:
         while True:
-            await self.runtime.sleep(ASK_MODELS_EVERY_S)
+            is_heard = not self.router.unheard
+            await self.runtime.sleep(ASK_MODELS_EVERY_S if is_heard else ASK_UNHEARD_EVERY_S)
             await self.ask_models()
 
     async def _watch_space(self) -> None:
@@ -334,7 +368,7 @@ class Engine:
     def _reserve_bytes(self) -> int:
         """Room for every answer that is under way: an answer that is paid for can be stored."""
         answers = [lane.slots * lane.largest_answer_bytes for lane in self.router.lanes]
-        return max(self.settings.reserve_bytes, *answers)
+        return max(self.settings.reserve_bytes, *answers, 0)
 
 
 def hold(lane: Lane, is_held: bool) -> None:

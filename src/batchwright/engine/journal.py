@@ -13,10 +13,11 @@ from typing import Any
 from zlib import crc32
 
 from batchwright.blobs.base import Blobs
-from batchwright.domain.errors import StorageError
+from batchwright.domain.errors import Damaged, StorageError
 from batchwright.domain.result import Code
 from batchwright.domain.segment import Segment, SegmentKeys, SegmentLengths
 from batchwright.engine.account import (
+    ATTEMPTS_MAX,
     ERROR,
     IN_CRASH,
     MAYBE_PAID,
@@ -94,7 +95,7 @@ class Journal:
                 lane,
                 code,
                 flags | (OUTPUT if is_output else ERROR),
-                attempts,
+                min(attempts, ATTEMPTS_MAX),
                 self.epoch & 0xFFFF,
                 *tokens,
                 cost_nano,
@@ -113,7 +114,18 @@ class Journal:
         """Gather an attempt that may have cost money and did not become the result."""
         epoch, now = self.epoch & 0xFFFF, self._now()
         self._gather(
-            (line, lane, code, flags, attempts, epoch, 0, 0, 0, 0, 0, 0, now, 0, 0, 0), token
+            (
+                line,
+                lane,
+                code,
+                flags,
+                min(attempts, ATTEMPTS_MAX),
+                epoch,
+                *(0, 0, 0, 0, 0, 0),
+                now,
+                *(0, 0, 0),
+            ),
+            token,
         )
 
     def add_crash(self, line: int, *, crashes: int, epoch: int) -> None:
@@ -125,6 +137,9 @@ class Journal:
         )
 
     def _gather(self, fields: Fields, token: Any) -> None:
+        if self.failure is not None:
+            self._on_durable((token,))  # nothing that comes now will be written
+            return
         group = self._gathering
         group.fields.append(fields)
         group.tokens.append(token)
@@ -158,14 +173,21 @@ class Journal:
                 try:
                     await self._commit(group)
                 except StorageError as error:
-                    self.failure = error
-                    self._idle.set()
-                    self._on_durable(())
+                    self._fail(error, group)
+                    return
+                except Exception as error:  # a bug stops its batch, and says so
+                    self._fail(Damaged(f"{type(error).__name__}: {error}"), group)
                     return
             if not self._gathering.fields:
                 self._idle.set()
                 if self._closing:
                     return
+
+    def _fail(self, error: StorageError, group: _Group) -> None:
+        """Write nothing any more, and hand back what was held for what is lost."""
+        self.failure = error
+        self._idle.set()
+        self._on_durable([*group.tokens, *self._gathering.tokens])
 
     async def _commit(self, group: _Group) -> None:
         synced = self._synced

@@ -59,6 +59,7 @@ class LaneLimits:
     max_concurrency: int = CONCURRENCY_DEFAULT
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
+    max_attempts: int | None = None  # None: the engine's
 
 
 class Lane:
@@ -72,6 +73,7 @@ class Lane:
         self.in_flight = 0
         self.largest_answer_bytes = 0  # seen so far: what room each slot may need on the disk
         self.tripped: str | None = None  # the reason, in words for a person
+        self.on_bug: Callable[[BaseException], None] = _raise  # a job raised: a bug of ours
         self.is_held = False  # the engine sends nothing at the moment (disk full, stopping)
         self._runtime = runtime
         self._free_slots = self.slots
@@ -167,7 +169,7 @@ class Lane:
         if len(self._workers) < self.limits.max_concurrency and not self._is_closed:
             task = asyncio.get_running_loop().create_task(self._work())
             self._workers[task] = None
-            task.add_done_callback(self._workers.pop)
+            task.add_done_callback(self._on_worker_done)
 
     async def drain(self, grace_s: float) -> bool:
         """Send nothing more; wait for the calls in flight, at most `grace_s`.
@@ -196,8 +198,15 @@ class Lane:
             if self._parked or len(self._workers) < self.limits.max_concurrency:
                 self._wake_for_more()
             self.in_flight += 1
-            await job.run()
-            self.in_flight -= 1
+            try:
+                await job.run()
+            finally:
+                self.in_flight -= 1
+
+    def _on_worker_done(self, task: asyncio.Task[None]) -> None:
+        del self._workers[task]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.on_bug(error)
 
     def _wake_for_more(self) -> None:
         if self._live or any(feed.ready for feed in self._feeds):
@@ -264,6 +273,10 @@ class Lane:
 
 FEED_LOW = 64
 """Jobs left in a feed at which it asks for more."""
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _bucket(per_minute: float | None, now: float) -> Bucket | None:

@@ -66,7 +66,7 @@ class Account:
 
 
 RatesLookup = Callable[[str, str], Rates | None]
-"""Looks a price up by kind of provider and model; None where none is known."""
+"""Looks a price up by name of provider and model; None where none is known."""
 
 
 class UnknownModel(Exception):
@@ -95,6 +95,8 @@ class Router:
             name: account.models for name, account in self._accounts.items()
         }
         self._found: dict[str, Route] = {}
+        self.unheard = [account.provider.name for account in self.accounts_to_ask()]
+        """Accounts that have not said yet what they serve: an unknown model may be theirs."""
 
     @property
     def lanes(self) -> list[Lane]:
@@ -104,6 +106,8 @@ class Router:
         """Note what an account said that it serves."""
         self._served[provider] = tuple(models)
         self._found.clear()
+        if provider in self.unheard:
+            self.unheard.remove(provider)
 
     def accounts_to_ask(self) -> list[Account]:
         """The accounts whose configuration does not say what they serve."""
@@ -170,7 +174,7 @@ class Router:
     def _route(self, account: Account, model: str) -> Route:
         rates = Rates() if account.serves_any else None  # a rehearsal costs nothing
         if rates is None and self._rates is not None:
-            rates = self._rates(account.provider.kind, model)
+            rates = self._rates(account.provider.name, model)
         return Route(account.provider, model, account.lane, rates)
 
     def _message(self, model: str) -> str:
@@ -180,6 +184,8 @@ class Router:
             (text for glob, text in self._hints.items() if fnmatchcase(model, glob)),
             "Name it in a provider's `models`, or as provider/model.",
         )
+        if self.unheard:
+            hint = f"Not asked with success yet: {', '.join(self.unheard)}. {hint}"
         nearest = f" Nearest: {', '.join(near)}." if near else ""
         return f"The model '{model}' is not served by any configured provider. {hint}{nearest}"
 

@@ -58,6 +58,7 @@ class Supervisor:
         self.batch = batch
         self.problem: str | None = None  # why it stands still, in words for a person
         self.current: BatchRun | None = None  # while requests are being run
+        self.has_stopped = False  # its end is reached, or it stands still
         self.is_known = asyncio.Event()  # what is done is known again after a start
         self._store = store
         self._blobs = blobs
@@ -77,6 +78,7 @@ class Supervisor:
         try:
             await self._take_to_its_end()
         finally:
+            self.has_stopped = True
             self.is_known.set()
 
     async def _take_to_its_end(self) -> None:
@@ -96,6 +98,8 @@ class Supervisor:
             if self.batch.status not in (Status.CANCELLING, Status.CANCELLED):
                 if self.batch.is_terminal:
                     raise Conflict(f"Cannot cancel a batch with status '{self.batch.status}'.")
+                if self.problem is not None and self.has_stopped:
+                    raise Conflict(f"Cannot cancel this batch: {self.problem}.")
                 await self._save(Status.CANCELLING)
         self.signal()
         return self.batch

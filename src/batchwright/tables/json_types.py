@@ -18,7 +18,7 @@ JsonType: TypeAlias = "str | tuple[str, JsonType] | dict[str, JsonType] | None"
 _INT64 = range(-(2**63), 2**63)
 
 
-class MixedTypes(Exception):  # noqa: N818 - an outcome that the caller handles, not a failure
+class MixedTypes(Exception):
     """Two values have no type in common."""
 
 

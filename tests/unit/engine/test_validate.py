@@ -130,6 +130,19 @@ def test_a_bad_line_is_named_with_its_field(line: bytes, code: str, param: str |
     assert error.message.isprintable()
 
 
+@pytest.mark.parametrize("key", ["custom_id", "method", "url", "body", "x", ""])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" , ", " : ")])
+def test_a_key_given_twice_is_found_however_short_and_spaced(
+    key: str, separators: tuple[str, str]
+) -> None:
+    line = json.dumps(json.loads(request()) | {key: "a"}, separators=separators).encode()
+    twice = [b'{"%s":"a",%s' % (key.encode(), line[1:]), b'%s,"%s":0}' % (line[:-1], key.encode())]
+
+    for text in twice:
+        (error,) = validate(text).errors
+        assert (error.code, error.param) == ("invalid_request", key)
+
+
 ACCEPTED = {
     "an escaped method": request().replace(b'"POST"', b'"\\u0050OST"'),
     "the url without the version": request(url="/chat/completions"),
