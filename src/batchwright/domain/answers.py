@@ -4,20 +4,13 @@ An answer passes when it is valid UTF-8, one JSON object of its endpoint's shape
 `error` at its top, with finite numbers, no lone surrogate, and at most 100 levels deep.
 
 Theory of operation: one typed decode by msgspec reads the few keys that matter and skips the
-rest. It skips strictly: malformed tokens, control characters and lone surrogates are found. Three
-things it does not see in skipped parts, and each has a quick search that nearly always says no:
-
-- UTF-8: `isascii`, else a decode;
-- numbers beyond a double: an exponent of three digits, or 155 digits on end, is looked for;
-- depth: as many brackets as levels are needed.
-
-Where a search says "perhaps", the numbers or the levels outside of strings decide.
+rest. It skips strictly: malformed tokens, control characters and lone surrogates are found. What
+it does not see in skipped parts (UTF-8, numbers beyond a double, depth) is for `strict_json`.
 """
 
 from __future__ import annotations
 
-import math
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,20 +18,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from batchwright.domain.errors import BatchwrightError
-from batchwright.domain.strict_json import outside_strings
+from batchwright.domain.strict_json import BadJson, check_depth, check_range, check_utf8
 from batchwright.domain.usage import NO_USAGE, Usage, clamped
 
-DEPTH_MAX = 100
 EXCERPT_BYTES_MAX = 2048
 ERROR_BODY_BYTES_MAX = 64 * 1024  # a larger error answer is reduced to an excerpt
-
-_EXPONENT_LOWER = re.compile(rb"e\+?[0-9]{3}")
-_EXPONENT_UPPER = re.compile(rb"E\+?[0-9]{3}")
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
-_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
-_LONG_RUN = b"0" * 155  # 154 digits with an exponent of two stay below 1e308
-_NUMBER = re.compile(rb"[0-9][0-9.]*+(?:[eE][+-]?+[0-9]++)?+")
 
 
 class BadAnswer(BatchwrightError):
@@ -109,7 +93,6 @@ def _shape(kind: type[_Object], array: str | None) -> _Shape:
     return _Shape(msgspec.json.Decoder(kind), array)
 
 
-_OUT_OF_RANGE = "the body holds a number out of range"
 _ANY = _shape(_Object, None)
 _SHAPES = {
     "/v1/chat/completions": _shape(_Choices, "choices"),
@@ -128,9 +111,7 @@ def check_answer(url: str, body: bytes) -> CheckedAnswer:
     count as 0 and do not spoil the answer. Raises `BadAnswer`.
     """
     shape = _SHAPES.get(url, _ANY)
-    is_ascii = body.isascii()
-    if not is_ascii:
-        _require_utf8(body)
+    _require(check_utf8, body)
     try:
         answer = shape.decoder.decode(body)
         error, usage = answer.error, _usage(answer.usage)
@@ -141,11 +122,9 @@ def check_answer(url: str, body: bytes) -> CheckedAnswer:
         raise _malformed(body) from cause
     if error is not None and not _is_failed_response(answer):
         raise BadAnswer("an error inside an answer with status 200")
-    if _may_overflow(body):
-        _require_finite(body)
-    if body.count(b"{") + body.count(b"[") > DEPTH_MAX:
-        _require_shallow(body)
-    return CheckedAnswer(_single_line(body, is_ascii), usage)
+    _require(check_range, body)
+    _require(check_depth, body)
+    return CheckedAnswer(_single_line(body), usage)
 
 
 def error_body(status: int, body: bytes, location: str | None = None) -> bytes:
@@ -155,10 +134,10 @@ def error_body(status: int, body: bytes, location: str | None = None) -> bytes:
     first 2 KiB become the message. Of a redirect's `location` the host alone is named.
     """
     if len(body) <= ERROR_BODY_BYTES_MAX and _is_error_object(body):
-        return _single_line(body, body.isascii())
+        return _single_line(body)
     message = f"HTTP {status}: {_redirect(location) or excerpt(body) or 'the body is empty'}"
     error = {"message": message, "type": "upstream_error", "param": None, "code": None}
-    return _single_line(msgspec.json.encode({"error": error}), is_ascii=False)
+    return _single_line(msgspec.json.encode({"error": error}))
 
 
 def excerpt(body: bytes) -> str:
@@ -176,11 +155,12 @@ def _redirect(location: str | None) -> str | None:
     return f"a redirect to {host}, which is not followed"
 
 
-def _require_utf8(body: bytes) -> None:
+def _require(check: Callable[[bytes], None], body: bytes) -> None:
     try:
-        body.decode()
-    except UnicodeDecodeError as cause:
-        raise BadAnswer("the body is not valid UTF-8") from cause
+        check(body)
+    except BadJson as cause:
+        # What stands behind the colon may be data.
+        raise BadAnswer(f"the body is {cause.reason.partition(':')[0]}") from cause
 
 
 def _malformed(body: bytes) -> BadAnswer:
@@ -237,42 +217,16 @@ def _is_failed_response(answer: _Object) -> bool:
     return isinstance(answer, _Response) and answer.status == "failed"
 
 
-def _may_overflow(body: bytes) -> bool:
-    return (
-        _EXPONENT_LOWER.search(body) is not None
-        or (b"E" in body and _EXPONENT_UPPER.search(body) is not None)
-        or _LONG_RUN in body.translate(_AS_ZEROS)
-    )
-
-
-def _require_finite(body: bytes) -> None:
-    """Read every number as a double; the body is valid JSON."""
-    for number in _NUMBER.finditer(outside_strings(body)):
-        if math.isinf(float(number[0])):
-            raise BadAnswer(_OUT_OF_RANGE)
-
-
 def _decode_whole(body: bytes) -> Any:
     try:
         return _WHOLE.decode(body)
     except msgspec.ValidationError as cause:
-        raise BadAnswer(_OUT_OF_RANGE) from cause
+        raise BadAnswer("the body is not finite") from cause
     except (msgspec.DecodeError, RecursionError) as cause:
         raise _malformed(body) from cause
 
 
-def _require_shallow(body: bytes) -> None:
-    """Count the levels: every round takes the innermost level away. The body is valid JSON."""
-    brackets = outside_strings(body).translate(_AS_SQUARE, _NOT_BRACKETS)
-    for _ in range(DEPTH_MAX):
-        if not brackets:
-            return
-        brackets = brackets.replace(b"[]", b"")
-    if brackets:
-        raise BadAnswer(f"the body is nested deeper than {DEPTH_MAX} levels")
-
-
-def _single_line(body: bytes, is_ascii: bool) -> bytes:
+def _single_line(body: bytes) -> bytes:
     """The same JSON value without any character that some reader takes for the end of a line.
 
     Raw `\\n` and `\\r` stand between tokens only (a string may not hold them), the others in
@@ -280,7 +234,7 @@ def _single_line(body: bytes, is_ascii: bool) -> bytes:
     """
     if b"\n" in body or b"\r" in body:
         body = body.replace(b"\r", b" ").replace(b"\n", b" ").strip()
-    if is_ascii:
+    if body.isascii():
         return body
     if b"\xe2\x80" in body:
         body = body.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
@@ -289,11 +243,11 @@ def _single_line(body: bytes, is_ascii: bool) -> bytes:
 
 def _is_error_object(body: bytes) -> bool:
     try:
-        body.decode()
+        check_utf8(body)
         whole = _WHOLE.decode(body)
-        _require_shallow(body)
-        _require_finite(body)
-    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError, BadAnswer):
+        check_depth(body)
+        check_range(body)
+    except (BadJson, msgspec.DecodeError, RecursionError):
         return False
     error = whole.get("error") if isinstance(whole, dict) else None
     return isinstance(error, dict) and isinstance(error.get("message"), str)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Final
 
 import msgspec
@@ -60,7 +61,7 @@ def read(line: bytes) -> dict[str, Raw] | None:
 
     Raises `BadJson`. The members share the memory of `line`.
     """
-    _check_utf8(line)
+    check_utf8(line)
     try:
         found = members(line)
         if found is None:
@@ -69,7 +70,8 @@ def read(line: bytes) -> dict[str, Raw] | None:
         raise BadJson(_TOO_DEEP) from None
     except msgspec.DecodeError as error:
         raise BadJson(_grammar_reason(line, error)) from None
-    _check_depth_and_range(line)
+    check_depth(line)
+    check_range(line)
     return found
 
 
@@ -107,11 +109,12 @@ def keys(text: bytes) -> Iterator[tuple[str, int]]:
 # UTF-8 and grammar
 
 
-def _check_utf8(line: bytes) -> None:
-    if line.isascii():
+def check_utf8(text: bytes) -> None:
+    """Raise `BadJson` where `text` is not UTF-8."""
+    if text.isascii():
         return
     try:
-        line.decode()
+        text.decode()
     except UnicodeDecodeError as error:
         raise BadJson(f"not UTF-8: {error.reason} (byte {error.start})") from None
 
@@ -147,7 +150,8 @@ def _is_surely_unique(text: bytes, found: dict[str, Raw]) -> bool:
     if not found:
         return True
     kept_bytes = sum(map(len, found)) + sum(map(len, found.values())) + 4 * len(found) + 1
-    if len(text) - kept_bytes < 5 + min(map(len, found)):
+    spare_bytes = len(text) - kept_bytes
+    if spare_bytes < 5 or spare_bytes < 5 + min(map(len, found)):
         return True
     kept_quotes = 2 * len(found) + sum(bytes(value).count(b'"') for value in found.values())
     return text.count(b'"') == kept_quotes
@@ -168,6 +172,7 @@ def _check_keys(text: bytes) -> None:
 # A number overflows through an exponent of three digits or more, or through more digits
 # before the point than this (155 + 154 > 308).
 _DIGITS_MAX = 154
+_LONG_RUN = b"0" * (_DIGITS_MAX + 1)
 _STRIDE = 8
 _SAMPLED_RUN = b"0" * (_DIGITS_MAX // _STRIDE)
 _NUMBER = re.compile(rb"[0-9][0-9.]*+(?:[eE][+-]?+[0-9]++)?+")
@@ -175,6 +180,7 @@ _STRUCTURE = b'[]{}"'
 _ESCAPES = b"\\/bfnrtu"
 _NO_STRUCTURE = bytes(set(range(256)) - set(_STRUCTURE))
 _NEITHER_STRUCTURE_NOR_ESCAPE = bytes(set(_NO_STRUCTURE) - set(_ESCAPES))
+_STEPS = {ord("["): 1, ord("]"): -1}
 _ONE_BRACKET = bytes.maketrans(b"{}", b"[]")
 _WINDOW_BYTES = 64 * 2**10
 
@@ -191,18 +197,21 @@ def _digit_classes() -> bytes:
 _DIGIT_CLASSES = _digit_classes()
 
 
-def _check_depth_and_range(line: bytes) -> None:
-    """Check what the walk over raw values does not; `line` is valid JSON."""
-    if line.count(b"{") + line.count(b"[") > DEPTH_MAX:
-        _check_depth(line)
-    if _may_overflow(line):
-        _check_range(outside_strings(line))
+def check_range(text: bytes) -> None:
+    """Raise `BadJson` where a number of the checked JSON `text` is beyond a double."""
+    if not _may_overflow(text):
+        return
+    for number in _NUMBER.finditer(outside_strings(text)):
+        if math.isinf(float(number[0])):
+            raise BadJson(f"not finite: the number {number[0][:32].decode()} is out of range")
 
 
 def _may_overflow(text: bytes) -> bool:
     classes = text.translate(_DIGIT_CLASSES)
+    if b"0e000" in classes:
+        return True
     # A run of digits that is too long shows as a run in every eighth byte too.
-    return b"0e000" in classes or _SAMPLED_RUN in classes[::_STRIDE]
+    return _SAMPLED_RUN in classes[::_STRIDE] and _LONG_RUN in classes
 
 
 def outside_strings(line: bytes) -> bytes:
@@ -224,22 +233,35 @@ def _without_escaped_quotes(line: bytes) -> bytes:
     return line.replace(b"\\\\", b"").replace(b'\\"', b"")
 
 
-def _check_depth(line: bytes) -> None:
-    """Take the innermost pairs away, once for each level."""
-    escapes_kept = line.translate(_ONE_BRACKET, _NEITHER_STRUCTURE_NOR_ESCAPE)
+def check_depth(text: bytes) -> None:
+    """Raise `BadJson` where the checked JSON `text` has more than 100 levels."""
+    if text.count(b"{") + text.count(b"[") <= DEPTH_MAX:
+        return
+    escapes_kept = text.translate(_ONE_BRACKET, _NEITHER_STRUCTURE_NOR_ESCAPE)
     structure = _without_escaped_quotes(escapes_kept).translate(None, _NO_STRUCTURE)
     # Most strings hold no bracket and are two quotes now; no pair of quotes, not even of two
     # neighbours, parts a bracket from its side of a string.
     brackets = outside_strings(structure.replace(b'""', b""))
-    for _ in range(DEPTH_MAX):
-        if not brackets:
-            return
-        brackets = brackets.replace(b"[]", b"")
-    if brackets:
+    is_deep = _is_deep if len(brackets) <= _WINDOW_BYTES else _is_deep_in_windows
+    if is_deep(brackets):
         raise BadJson(_TOO_DEEP)
 
 
-def _check_range(outside: bytes) -> None:
-    for number in _NUMBER.finditer(outside):
-        if math.isinf(float(number[0])):
-            raise BadJson(f"not finite: the number {number[0][:32].decode()} is out of range")
+def _is_deep(brackets: bytes) -> bool:
+    for _ in range(DEPTH_MAX):  # each round takes the innermost pairs away
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
+
+
+def _is_deep_in_windows(brackets: bytes) -> bool:
+    """The same by counting: slower for little, but no step of it takes long."""
+    level = 0
+    for start in range(0, len(brackets), _WINDOW_BYTES):
+        window = brackets[start : start + _WINDOW_BYTES]
+        levels = accumulate(map(_STEPS.__getitem__, window), initial=level)
+        if max(levels) > DEPTH_MAX:
+            return True
+        level += 2 * window.count(b"[") - len(window)
+    return False

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchwright.domain.answers import (
-    DEPTH_MAX,
     EXCERPT_BYTES_MAX,
     BadAnswer,
     check_answer,
     error_body,
 )
+from batchwright.domain.strict_json import DEPTH_MAX
 from batchwright.domain.usage import Usage, clamped
 
 CHAT = "/v1/chat/completions"
