@@ -20,8 +20,8 @@ $(STAMP): requirements.lock pyproject.toml
 	  || { echo "The venv module of $(PYTHON) is missing (Debian: apt install python3-venv)."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (about a minute the first time) ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: setup ## Show the product: no key, no network, under 20 s
@@ -41,7 +41,7 @@ bench: setup ## Run the quick benchmarks (some minutes)
 
 lock: ## Make requirements.lock anew from pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv
 	@$(BIN)/uv pip compile -q --generate-hashes --universal --no-header --no-annotate \
 	  --python-version 3.11 --extra tables --group dev pyproject.toml -o requirements.lock
 
