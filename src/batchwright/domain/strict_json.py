@@ -30,6 +30,7 @@ _KEY_CHARS_SHOWN: Final = 64
 
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_raw = msgspec.json.Decoder(Raw).decode
+_decode = msgspec.json.Decoder().decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
@@ -75,6 +76,20 @@ def read(line: bytes) -> dict[str, Raw] | None:
     return found
 
 
+def check_walked(text: bytes) -> None:
+    """Check what `msgspec` does not where it walks over raw values: UTF-8, depth and range.
+
+    Raises `BadJson`. `text` is JSON that a typed decode has taken.
+    """
+    brackets = text.count(b"{") + text.count(b"[")
+    if brackets <= _FEW_BRACKETS and len(text) <= _WINDOW_BYTES and _is_built(text):
+        return
+    check_utf8(text)
+    if brackets > DEPTH_MAX:
+        check_depth(text)
+    check_range(text)
+
+
 def members(text: bytes) -> dict[str, Raw] | None:
     """The members of the JSON object `text`, undecoded; None where it is another value.
 
@@ -107,6 +122,18 @@ def keys(text: bytes) -> Iterator[tuple[str, int]]:
 
 
 # UTF-8 and grammar
+
+# Where there is little to build, building it is the quickest check of UTF-8 and floats.
+_FEW_BRACKETS = 16
+_RUN_STRIDE = 128  # an integer beyond a double has 309 digits: two in every 128th byte
+
+
+def _is_built(text: bytes) -> bool:
+    try:
+        _decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return b"00" not in text[::_RUN_STRIDE].translate(_DIGIT_CLASSES)
 
 
 def check_utf8(text: bytes) -> None:

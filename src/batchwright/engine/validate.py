@@ -26,9 +26,7 @@ from batchwright.domain.lines import LINE_BYTES_MAX, Line, LineSplitter
 from batchwright.domain.strict_json import (
     BadJson,
     DuplicateKey,
-    check_depth,
-    check_range,
-    check_utf8,
+    check_walked,
     members,
     outside_strings,
     read,
@@ -421,9 +419,7 @@ def _read_plain(content: bytes) -> _Envelope | None:
 
 def _check_strict(content: bytes) -> None:
     try:
-        check_utf8(content)
-        check_depth(content)
-        check_range(content)
+        check_walked(content)
     except BadJson as error:
         raise _LineError("invalid_json_line", f"This line is {error.reason}.") from None
 

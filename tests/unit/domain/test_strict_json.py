@@ -4,6 +4,7 @@ import json
 import math
 import re
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from batchwright.domain.strict_json import (
     BadJson,
     DuplicateKey,
     check,
+    check_walked,
     keys,
     members,
     outside_strings,
@@ -139,6 +141,27 @@ def test_the_checker_agrees_with_a_slow_reference(text: str) -> None:
     line = text.encode()
 
     assert accepts(line) == reference_accepts(line)
+
+
+@given(NUMBERS, st.binary(max_size=3), st.integers(0, 120))
+def test_what_a_walk_leaves_unchecked_is_checked_as_in_a_whole_reading(
+    number: str, data: bytes, levels: int
+) -> None:
+    parts = b'"%b"' % data.replace(b"\\", b"").replace(b'"', b""), number.encode()
+    line = b"[" * levels + b"[%b,%b]" % parts + b"]" * levels
+    try:
+        msgspec.json.decode(line, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return
+
+    try:
+        check_walked(line)
+    except BadJson:
+        is_refused = True
+    else:
+        is_refused = False
+
+    assert is_refused != reference_accepts(line)
 
 
 @given(st.binary(max_size=6))

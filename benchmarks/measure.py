@@ -1,0 +1,181 @@
+"""What the benchmarks share: a sandbox on its own core, requests, processes, tables.
+
+Everything under test, its rivals included, runs on the core `ENGINE_CPU` and the sandbox on
+`SANDBOX_CPU`. What is compared is measured in turns within one run, and medians are shown with
+the least and the most beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+SOURCE = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(SOURCE / "src"), str(SOURCE / "tests" / "support")]
+
+from sandbox_process import SandboxProcess  # noqa: E402
+
+ENGINE_CPU = 0
+SANDBOX_CPU = 1
+MODEL = "bench"
+ENDPOINT = "/v1/chat/completions"
+
+
+def show_machine() -> None:
+    """One line of what the figures depend on."""
+    names = ("pyreqwest", "msgspec", "uvloop", "aiohttp", "openai")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    load = ", ".join(f"{part:.1f}" for part in os.getloadavg())
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
+    print(f"load before: {load} (anything well over 0 spoils the figures)\n", flush=True)
+
+
+def pin_to_engine_cpu() -> None:
+    """This process, and every one that it starts, runs on `ENGINE_CPU` from now on."""
+    os.sched_setaffinity(0, {ENGINE_CPU})
+
+
+@contextmanager
+def sandbox(*arguments: str, with_ledger: bool = False) -> Iterator[SandboxProcess]:
+    """An upstream on `SANDBOX_CPU`."""
+    with SandboxProcess(*arguments, with_ledger=with_ledger, cpu=SANDBOX_CPU) as process:
+        yield process
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder on the disk of the working directory: /tmp may be memory, where a sync is free."""
+    with TemporaryDirectory(prefix=".bench-", dir=Path.cwd()) as folder:
+        yield Path(folder)
+
+
+def config_text(base_url: str, concurrency: int) -> str:
+    """Settings in which one provider serves the model."""
+    return (
+        "[providers.upstream]\n"
+        'kind = "openai"\n'
+        f'base_url = "{base_url}"\n'
+        f'models = ["{MODEL}"]\n'
+        f"max_concurrency = {concurrency}\n"
+        "[limits]\nrequests_per_batch = 10000000\nfile_mb = 4000\n"
+    )
+
+
+def chat_body(number: int) -> bytes:
+    """A small chat request, each its own."""
+    message = {"role": "user", "content": f"Is review {number} good or bad?"}
+    return json.dumps({"model": MODEL, "messages": [message]}).encode()
+
+
+def write_requests(path: Path, count: int) -> Path:
+    """An input file of `count` small chat requests."""
+    head = b'{"custom_id": "request-%07d", "method": "POST", "url": "/v1/chat/completions", '
+    with path.open("wb") as file:
+        file.writelines(
+            (head % number) + b'"body": ' + chat_body(number) + b"}\n" for number in range(count)
+        )
+    return path
+
+
+def environment() -> dict[str, str]:
+    """Of a user without keys and settings."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    return {**kept, "PYTHONPATH": str(SOURCE / "src")}
+
+
+def run_command(source: Path, config: Path, output: Path) -> list[str]:
+    """`batchwright run` as it is typed."""
+    command = [sys.executable, "-m", "batchwright", "run", str(source), "-o", str(output)]
+    return [*command, "--config", str(config), "--json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One `batchwright run` that ended well."""
+
+    wall_s: float  # from the start of the process to its end
+    elapsed_s: float  # as it says itself: without imports
+    summary: dict[str, Any]
+
+
+def run_to_end(source: Path, config: Path, output: Path) -> Ran:
+    """Run the command; every request must be answered."""
+    started = perf_counter()
+    ended = subprocess.run(
+        run_command(source, config, output),
+        env={**environment(), "HOME": str(source.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wall_s = perf_counter() - started
+    if ended.returncode != 0:
+        raise SystemExit(f"batchwright run ended with {ended.returncode}:\n{ended.stderr}")
+    summary = json.loads(ended.stdout)
+    return Ran(wall_s, summary["elapsed_s"], summary)
+
+
+@contextmanager
+def serving(folder: Path, config: Path) -> Iterator[tuple[str, str, int]]:
+    """`batchwright serve` in `folder`: its base URL (with /v1), its key and its process id."""
+    command = [sys.executable, "-m", "batchwright", "serve", "--port", "0", "--json"]
+    options = ["--data-dir", str(folder / "data"), "--config", str(config)]
+    with (
+        (folder / "serve.log").open("w") as log,
+        subprocess.Popen(
+            [*command, *options],
+            env={**environment(), "HOME": str(folder)},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            ready = json.loads(process.stdout.readline())
+            yield ready["base_url"], ready["admin_key"], process.pid
+        finally:
+            process.kill()  # nothing of it is wanted any more
+
+
+def anonymous_mb(pid: int) -> float:
+    """The memory of a process that no file backs."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def cpu_s(pid: int) -> float:
+    """The processor time that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """`median (least … most)`."""
+    median = statistics.median(values)
+    return f"{median:,.{digits}f} ({min(values):,.{digits}f} … {max(values):,.{digits}f})"
+
+
+def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table in Markdown, as it stands in the documentation."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    print(f"{title}\n")
+    rules = ["-" * width for width in widths]
+    for row in (header, rules, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(f"| {' | '.join(cells)} |")
+    print(flush=True)
