@@ -155,17 +155,19 @@ class _Serving:
         import uvicorn
 
         from batchwright.server.app import create_app
+        from batchwright.server.guarded import guarded_protocol
 
+        served = server_settings(self._config, rehearse=self._rehearse)
         app = create_app(
             engine=node.engine,
             tenants=node.store,
             store=node.store,
             pepper=node.pepper,
-            settings=server_settings(self._config, rehearse=self._rehearse),
+            settings=served,
         )
         settings = uvicorn.Config(
             app,
-            http="httptools",
+            http=guarded_protocol(served, node.engine.runtime.token),
             ws="none",
             log_config=None,
             access_log=False,
@@ -224,9 +226,11 @@ class _Serving:
 
 def server_settings(config: Config, *, rehearse: bool = False) -> ServerSettings:
     """What the HTTP API is told of the configuration."""
-    from batchwright.server.settings import ServerSettings
+    from batchwright.server.settings import CONNECTIONS_PER_ADDRESS_MAX, ServerSettings
 
     limits = config.limits
+    # Behind a proxy, and on this machine alone, one address stands for many clients.
+    is_shared = config.server.behind_proxy or config.server.is_loopback
     return ServerSettings(
         file_bytes_max=limits.file_mb * 2**20,
         call_body_bytes_max=limits.line_mb * 2**20,
@@ -234,6 +238,7 @@ def server_settings(config: Config, *, rehearse: bool = False) -> ServerSettings
         requests_per_s_per_tenant=limits.requests_per_s,
         public_url=config.server.public_url,
         rehearse=rehearse,
+        connections_per_address_max=None if is_shared else CONNECTIONS_PER_ADDRESS_MAX,
     )
 
 

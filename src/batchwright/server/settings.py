@@ -11,6 +11,8 @@ from batchwright.domain.upload import PART_BYTES_MAX, UPLOAD_BYTES_MAX
 FILE_BYTES_MAX = 200 * 2**20  # an input file of a batch
 OTHER_FILE_BYTES_MAX = 512 * 2**20  # any other file
 
+CONNECTIONS_PER_ADDRESS_MAX = 100
+
 BATCH_ENDPOINTS = (
     "/v1/responses",
     "/v1/chat/completions",
@@ -51,6 +53,9 @@ class ServerSettings:
     header_count_max: int = 100
     requests_per_s_per_tenant: float | None = 60.0  # all but pass-through calls
     failed_auth_per_minute: int = 10  # for each client address
+    head_s: float = 10.0  # a request has its headers complete so long after its first byte
+    connections_max: int = 1_000
+    connections_per_address_max: int | None = CONNECTIONS_PER_ADDRESS_MAX
 
     @property
     def batch_endpoints(self) -> tuple[str, ...]:

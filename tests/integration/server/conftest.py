@@ -29,6 +29,7 @@ from batchwright.engine.settings import EngineSettings
 from batchwright.providers.base import Answer, Call
 from batchwright.providers.builtin import MODELS, BuiltinProvider, BuiltinTransport
 from batchwright.server.app import create_app
+from batchwright.server.guarded import guarded_protocol
 from batchwright.server.settings import ServerSettings
 from batchwright.store.sql import SqlStore
 from batchwright.system import SystemRuntime
@@ -190,7 +191,7 @@ async def running_server(
     await engine.start()
     app = create_app(engine=engine, tenants=store, store=store, pepper=PEPPER, settings=settings)
     try:
-        async with listening(app) as origin:
+        async with listening(app, guarded_protocol(settings, runtime.token)) as origin:
             yield TestServer(origin, engine, store, upstream, folder, app, tokens)
     finally:
         upstream.gate.set()
@@ -201,9 +202,9 @@ async def running_server(
 
 
 @asynccontextmanager
-async def listening(app: Any) -> AsyncIterator[str]:
+async def listening(app: Any, http: Any = "httptools") -> AsyncIterator[str]:
     """Serve an application on a free port, without uvicorn's signal handlers."""
-    config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None)
+    config = uvicorn.Config(app, http=http, ws="none", lifespan="off", log_config=None)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
