@@ -66,11 +66,12 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def bad_json(error: Exception) -> UsageError:
+def bad_json(error: Exception, param: str | None = None) -> UsageError:
     """What a client is told of a body that is no JSON."""
     return UsageError(
         f"We could not parse the JSON body of your request: {error}. "
-        "The API expects a JSON payload."
+        "The API expects a JSON payload.",
+        param=param,
     )
 
 

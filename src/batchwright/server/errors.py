@@ -115,7 +115,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     """The exception handler of the application."""
     if isinstance(error, TransportError):
         log.warning("pass-through call failed", reason=str(error))
-    return error_response(error, method=request.method, path=request.url.path)
+    return error_response(error, method=request.method, path=request.scope["path"])
 
 
 def error_object(

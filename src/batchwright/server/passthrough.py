@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 import msgspec
 import structlog
@@ -12,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 from starlette.types import Receive, Scope, Send
 
+from batchwright.domain import strict_json
 from batchwright.domain.errors import TransportError, UsageError
 from batchwright.domain.request import with_model
 from batchwright.engine.engine import Engine
@@ -21,14 +21,17 @@ from batchwright.server.body import bad_json, read_body
 from batchwright.server.context import caller_of, services_of
 from batchwright.server.errors import error_object
 from batchwright.server.models import find_route
+from batchwright.server.upstream import (
+    EVENT_STREAM,
+    QUOTED_BYTES,
+    copied_headers,
+    instead_of,
+    is_fit,
+)
 
 log = structlog.get_logger()
 
 DEFAULT_MODELS = {"/v1/moderations": "omni-moderation-latest"}  # where the body may name none
-
-_COPIED = ("content-type", "x-request-id", "retry-after", "retry-after-ms", "x-should-retry")
-_COPIED_PREFIXES = ("x-ratelimit-", "openai-")
-_EVENT_STREAM = "text/event-stream"
 
 
 class _Named(msgspec.Struct, gc=False):
@@ -52,7 +55,7 @@ async def pass_through(request: Request) -> Response:
     await caller_of(request)
     engine = services.engine
     body = await read_body(request, services.settings.call_body_bytes_max, engine.runtime.monotonic)
-    path = request.url.path
+    path = request.scope["path"]
     named = _read(body)
     model = named.model or DEFAULT_MODELS.get(path)
     if not model:
@@ -66,6 +69,8 @@ async def pass_through(request: Request) -> Response:
     if named.stream:
         return StreamedReply(engine, route, call)
     answer = await engine.call(route, call)
+    if not is_fit(answer.status, answer.headers):
+        return instead_of(answer.status, answer.headers, answer.body)
     return Response(answer.body, answer.status, copied_headers(answer.headers))
 
 
@@ -78,7 +83,7 @@ class StreamedReply(Response):
         self._call = call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.ensure_future(self._send_on(send))
+        sending = asyncio.ensure_future(self._send_on(scope, receive, send))
         leaving = asyncio.ensure_future(_left(receive))
         try:
             await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -89,35 +94,32 @@ class StreamedReply(Response):
         if not sending.cancelled():
             sending.result()
 
-    async def _send_on(self, send: Send) -> None:
+    async def _send_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._engine.stream(self._route, self._call) as answer:
-            await _send_on(answer, send)
-
-
-def copied_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a provider's answer that are the client's business."""
-    copied = {
-        name: value
-        for name, value in headers.items()
-        if name in _COPIED or name.startswith(_COPIED_PREFIXES)
-    }
-    copied.setdefault("content-type", "application/json")
-    return copied
+            if is_fit(answer.status, answer.headers):
+                await _send_on(answer, send)
+            else:
+                body = await _beginning(answer)
+                await instead_of(answer.status, answer.headers, body)(scope, receive, send)
 
 
 def _read(body: bytes) -> _Named:
+    """Raises `UsageError` also for what two readers could take for two things."""
     try:
+        strict_json.read(body)
         return _decode(body)
+    except strict_json.DuplicateKey as error:
+        raise bad_json(error, param=error.key) from error
     except msgspec.ValidationError as error:
         param = next((name for name in ("model", "stream") if f"$.{name}" in str(error)), None)
         raise UsageError(f"Invalid body: {error}.", param=param, code="invalid_type") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except strict_json.BadJson as error:
         raise bad_json(error) from error
 
 
 async def _send_on(answer: StreamedAnswer, send: Send) -> None:
     headers = copied_headers(answer.headers)
-    is_events = headers["content-type"].startswith(_EVENT_STREAM)
+    is_events = headers["content-type"].startswith(EVENT_STREAM)
     if is_events:
         headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
     await send(
@@ -136,6 +138,15 @@ async def _send_on(answer: StreamedAnswer, send: Send) -> None:
         log.warning("streamed call broke off", reason=str(error))
         await send({"type": "http.response.body", "body": _broken_off(), "more_body": True})
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _beginning(answer: StreamedAnswer) -> bytes:
+    body = b""
+    async for chunk in answer.chunks():
+        body += chunk
+        if len(body) >= QUOTED_BYTES:
+            break
+    return body
 
 
 def _broken_off() -> bytes:

@@ -85,6 +85,8 @@ class Upstream:
         self.events: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         self.called = asyncio.Event()
         self.stream_closed = asyncio.Event()
+        self.stream_status = 200
+        self.stream_type = "text/event-stream"
 
     async def send(self, call: Call) -> Answer:
         self.calls.append(call)
@@ -97,7 +99,7 @@ class Upstream:
         self.calls.append(call)
         self.called.set()
         try:
-            yield Streamed(200, {"content-type": "text/event-stream"}, self.events)
+            yield Streamed(self.stream_status, {"content-type": self.stream_type}, self.events)
         finally:
             self.stream_closed.set()
 

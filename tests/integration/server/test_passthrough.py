@@ -172,6 +172,62 @@ async def test_what_keeps_an_answer_away_is_502_without_names_of_hosts(server: A
     assert answer.json()["error"]["type"] == "server_error"
 
 
+async def test_a_redirect_is_told_and_not_handed_on(server: Any) -> None:
+    for location, said in (
+        ("https://elsewhere.example/v1/x", "elsewhere.example"),
+        ("/v2/x", "another address of its own"),
+        ("http://[", "another address of its own"),
+    ):
+        headers = {"location": location}
+        server.upstream.answer = lambda call, headers=headers: Answer(302, headers, b"")
+        async with server.http() as http:
+            answer = await http.post("/v1/embeddings", json={"model": MODEL, "input": ""})
+
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (502, "upstream_redirected")
+        assert f"a redirect to {said}, which is not followed" in error["message"]
+        assert answer.headers["x-should-retry"] == "false"
+        assert "location" not in answer.headers
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_page_becomes_an_error_body(server: Any, is_streamed: bool) -> None:
+    page = b"<html><script>alert(1)</script>"
+    for status, told in ((200, 502), (403, 403), (503, 503)):
+        headers = {"content-type": "text/html; charset=utf-8", "retry-after": "3"}
+        server.upstream.answer = lambda call, at=(status, headers): Answer(*at, page)
+        server.upstream.stream_status, server.upstream.stream_type = status, "text/html"
+        server.upstream.events = asyncio.Queue()
+        server.upstream.events.put_nowait(page)
+        server.upstream.events.put_nowait(None)
+        async with server.http() as http:
+            answer = await http.post(
+                "/v1/chat/completions", json={"model": MODEL, "stream": is_streamed}
+            )
+
+        assert answer.status_code == told
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert ("alert" in answer.json()["error"]["message"]) is (status != 200)
+
+
+async def test_what_an_endpoint_may_answer_is_handed_on_and_not_guessed_at(server: Any) -> None:
+    for kind in (
+        "application/json; charset=utf-8",
+        "application/problem+json",
+        "audio/mpeg",
+        "image/png",
+        "application/octet-stream",
+    ):
+        server.upstream.answer = lambda call, kind=kind: Answer(200, {"content-type": kind}, b"{}")
+        async with server.http() as http:
+            answer = await http.post("/v1/chat/completions", json={"model": MODEL})
+
+        assert (answer.status_code, answer.content) == (200, b"{}")
+        assert answer.headers["content-type"] == kind
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
 async def test_wrong_bodies_are_refused_here(server: Any) -> None:
     async with server.http() as http:
         for content, status, param, code in (
@@ -181,6 +237,14 @@ async def test_wrong_bodies_are_refused_here(server: Any) -> None:
             (b'{"model": "x", "stream": "yes"}', 400, "stream", "invalid_type"),
             (b"{}", 400, "model", "missing_required_parameter"),
             (b'{"model": "nobody-has-it"}', 404, "model", "model_not_found"),
+            (b'{"model": "test-model", "model": "other"}', 400, "model", None),
+            (b'{"model": "test-model", "x": 1, "\\u0078": 2}', 400, "x", None),
+            (b'{"model": "test-model", "x": 1e400}', 400, None, None),
+            (b'{"model": "test-model", "x": NaN}', 400, None, None),
+            (b'{"model": "test-model", "x": "\\ud800"}', 400, None, None),
+            (b'{"model": "test-model", "x": "\xff"}', 400, None, None),
+            (b'{"model": "test-model", "x": ' + b"[" * 2000 + b"]" * 2000 + b"}", 400, None, None),
+            (b"", 400, None, None),
         ):
             answer = await http.post("/v1/chat/completions", content=content)
             error = answer.json()["error"]
