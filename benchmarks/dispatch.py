@@ -55,6 +55,7 @@ class Comparison:
         self._rates: dict[str, list[float]] = {}
         self._upstream_shares: dict[str, list[float]] = {}
         self._starts_s: list[float] = []
+        self._phases_s: dict[str, list[float]] = {}
         self._ratios: dict[str, list[float]] = {}
 
     def prepare(self, concurrency: int) -> None:
@@ -92,8 +93,10 @@ class Comparison:
         self._starts_s.append(measure.run_to_end(self._single, self._config, single).wall_s)
         cpu_before_s = measure.cpu_s(self._upstream_pid)
         output = self._folder / f"output-{number}.jsonl"
-        wall_s = measure.run_to_end(self._input, self._config, output).wall_s
-        self._note("batchwright run", self._requests, wall_s - self._starts_s[-1], cpu_before_s)
+        ran = measure.run_to_end(self._input, self._config, output)
+        self._note("batchwright run", self._requests, ran.wall_s - self._starts_s[-1], cpu_before_s)
+        for phase, taken_s in ran.phases_s.items():
+            self._phases_s.setdefault(phase, []).append(taken_s)
 
     def _note(self, name: str, count: int, taken_s: float, cpu_before_s: float) -> None:
         share = (measure.cpu_s(self._upstream_pid) - cpu_before_s) / taken_s
@@ -117,6 +120,11 @@ class Comparison:
             "batchwright run against",
             ("the other", "ratio"),
             [(name, measure.spread(ratios, 2)) for name, ratios in self._ratios.items()],
+        )
+        measure.show_table(
+            "What the command does meanwhile",
+            ("phase", "seconds"),
+            [(name, measure.spread(taken_s, 2)) for name, taken_s in self._phases_s.items()],
         )
         print(f"start-up of the command: {measure.spread(self._starts_s, 2)} s\n")
 

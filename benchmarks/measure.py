@@ -20,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
 
 SOURCE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(SOURCE / "src"), str(SOURCE / "tests" / "support")]
@@ -106,25 +105,31 @@ class Ran:
     """One `batchwright run` that ended well."""
 
     wall_s: float  # from the start of the process to its end
-    elapsed_s: float  # as it says itself: without imports
-    summary: dict[str, Any]
+    phases_s: dict[str, float]  # what it said it was doing, from the first time to the next
 
 
 def run_to_end(source: Path, config: Path, output: Path) -> Ran:
     """Run the command; every request must be answered."""
+    said: list[str] = []
+    begun_s: dict[str, float] = {}
     started = perf_counter()
-    ended = subprocess.run(
+    with subprocess.Popen(
         run_command(source, config, output),
         env={**environment(), "HOME": str(source.parent)},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(line)
+            begun_s.setdefault(line.partition(":")[0].strip(), perf_counter() - started)
     wall_s = perf_counter() - started
-    if ended.returncode != 0:
-        raise SystemExit(f"batchwright run ended with {ended.returncode}:\n{ended.stderr}")
-    summary = json.loads(ended.stdout)
-    return Ran(wall_s, summary["elapsed_s"], summary)
+    if process.returncode != 0:
+        raise SystemExit(f"batchwright run ended with {process.returncode}:\n{''.join(said)}")
+    phases = [("starting", 0.0), *begun_s.items()]
+    ends_s = [*begun_s.values(), wall_s]
+    return Ran(wall_s, {name: end - at for (name, at), end in zip(phases, ends_s, strict=True)})
 
 
 @contextmanager
