@@ -15,6 +15,7 @@ from batchwright.server.errors import on_error
 from batchwright.server.metrics import Metrics
 from batchwright.server.middleware import Edge
 from batchwright.server.passthrough import pass_through_routes
+from batchwright.server.quota import OpenBatches
 from batchwright.server.settings import ServerSettings
 from batchwright.store.base import EngineStore, TenantStore
 
@@ -49,6 +50,7 @@ def create_app(
             failures_per_minute=settings.failed_auth_per_minute,
         ),
         tenant_rates=_tenant_rates(settings, engine),
+        open_batches=OpenBatches(engine, store, settings.open_batches_per_tenant),
         metrics=metrics,
         settings=settings,
         pepper=pepper,

@@ -60,6 +60,7 @@ async def create_batch(context: UserContext) -> Response:
     key = context.idempotency_key()
     context.engine.check_room()
     await _check_input_file(context, wanted.input_file_id)
+    await context.services.open_batches.check(context.tenant)
     batch = await context.engine.create_batch(
         context.tenant,
         endpoint=wanted.endpoint,
@@ -69,6 +70,7 @@ async def create_batch(context: UserContext) -> Response:
         output_ttl_s=wanted.output_ttl_s,
         idempotency=(key and (key, wanted.fingerprint)) or None,
     )
+    context.services.open_batches.add(context.tenant, batch.id)
     context.services.metrics.batches.inc()
     return reply(live_batch_wire(batch, context.engine))
 
@@ -128,7 +130,9 @@ async def retry(batch_id: str, context: UserContext) -> Response:
     window = body.get("completion_window")
     if window is not None:
         window_s(text(window, "completion_window"))
+    await context.services.open_batches.check(context.tenant)
     batch = await retry_batch(context, batch_id, completion_window=window, metadata=metadata(body))
+    context.services.open_batches.add(context.tenant, batch.id)
     context.services.metrics.batches.inc()
     return reply(live_batch_wire(batch, context.engine))
 

@@ -18,6 +18,7 @@ from batchwright.server.auth import Authenticator, Buckets, Caller
 from batchwright.server.body import parse_object, read_body
 from batchwright.server.errors import Forbidden, TooManyRequests
 from batchwright.server.metrics import Metrics
+from batchwright.server.quota import OpenBatches
 from batchwright.server.settings import ServerSettings
 from batchwright.store.base import Idempotency, TenantStore
 
@@ -32,6 +33,7 @@ class Services:
     tenants: TenantStore
     authenticator: Authenticator
     tenant_rates: Buckets | None
+    open_batches: OpenBatches
     metrics: Metrics
     settings: ServerSettings
     pepper: bytes

@@ -52,6 +52,7 @@ class ServerSettings:
     header_bytes_max: int = 16 * 2**10
     header_count_max: int = 100
     requests_per_s_per_tenant: float | None = 60.0  # all but pass-through calls
+    open_batches_per_tenant: int | None = 100
     failed_auth_per_minute: int = 10  # for each client address
     head_s: float = 10.0  # a request has its headers complete so long after its first byte
     connections_max: int = 1_000

@@ -11,8 +11,8 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from batchwright.blobs.base import read_extents
-from batchwright.domain.errors import UsageError
-from batchwright.domain.file import Extent
+from batchwright.domain.errors import Conflict, NotFound, UsageError
+from batchwright.domain.file import Extent, File
 from batchwright.domain.upload import UPLOAD_TTL_S, Part, Upload
 from batchwright.engine.runtime import new_id
 from batchwright.server.context import Context, UserContext
@@ -28,6 +28,9 @@ from batchwright.server.files import check_purpose, purpose_bytes_max
 from batchwright.server.multipart import clean_filename
 from batchwright.server.spool import HEAD_BYTES, Head, check_is_jsonl, spooled_form
 from batchwright.server.wire import part_wire, reply, upload_wire
+
+PARTS_MAX = 10_000
+SENT_TIMES_MAX = 2  # so often may the announced bytes be sent: parts are repeated
 
 router = APIRouter(prefix="/v1/uploads")
 
@@ -45,14 +48,19 @@ async def add_part(upload_id: str, context: UserContext) -> Response:
     """Take one part in; parts may come side by side and in any order."""
     engine = context.engine
     engine.check_room()
-    _check_pending(context, await context.tenants.get_upload(context.tenant, upload_id))
+    upload = await context.tenants.get_upload(context.tenant, upload_id)
+    status = upload.status_at(engine.runtime.now())
+    if status != "pending":
+        raise UsageError(f"The upload {upload_id} is {status}; only a pending one takes parts.")
+    await _check_takes(context, upload, 1)
     part_id = new_id(engine.runtime, "part_")
     async with spooled_form(
         context,
         f"files/{part_id}",
         file_field="data",
-        bytes_max=context.settings.part_bytes_max,
+        bytes_max=min(context.settings.part_bytes_max, upload.size_bytes),
     ) as spooled:
+        await _check_takes(context, upload, spooled.size_bytes)
         part = Part(part_id, upload_id, spooled.key, spooled.size_bytes, engine.runtime.now())
         await context.tenants.add_part(context.tenant, part)
     return reply(part_wire(part))
@@ -60,12 +68,15 @@ async def add_part(upload_id: str, context: UserContext) -> Response:
 
 @router.post("/{upload_id}/complete")
 async def complete_upload(upload_id: str, context: UserContext) -> Response:
-    """Make a file of the parts, in the order that is given."""
+    """Make a file of the parts, in the order that is given; the same again is the same file."""
     body = await context.read_object()
+    part_ids = _part_ids(body)
     upload = await context.tenants.get_upload(context.tenant, upload_id)
-    _check_pending(context, upload)
-    parts = await _ordered_parts(context, upload, _part_ids(body))
-    extents = [Extent(part.key, 0, part.size_bytes) for part in parts if part.size_bytes]
+    if upload.file_id is not None:
+        file = await _file_of(context, upload, upload.file_id, part_ids)
+        return reply(upload_wire(upload, context.engine.runtime.now(), file))
+    _check_not_ended(context, upload)
+    extents = _extents(await _ordered_parts(context, upload, part_ids))
     await _check_content(context, upload, extents, body.get("md5"))
     file = context.engine.new_file(
         context.tenant,
@@ -81,7 +92,10 @@ async def complete_upload(upload_id: str, context: UserContext) -> Response:
 
 @router.post("/{upload_id}/cancel")
 async def cancel_upload(upload_id: str, context: UserContext) -> Response:
-    """Give an upload up; its parts are dropped."""
+    """Give an upload up; its parts are dropped. Doing so twice is once."""
+    upload = await context.tenants.get_upload(context.tenant, upload_id)
+    if upload.status != "cancelled":
+        _check_not_ended(context, upload)
     upload = await context.tenants.cancel_upload(context.tenant, upload_id)
     return reply(upload_wire(upload, context.engine.runtime.now(), None))
 
@@ -118,10 +132,44 @@ def _announced(context: Context, body: Mapping[str, Any]) -> Upload:
     )
 
 
-def _check_pending(context: Context, upload: Upload) -> None:
+def _check_not_ended(context: Context, upload: Upload) -> None:
     status = upload.status_at(context.engine.runtime.now())
     if status != "pending":
-        raise UsageError(f"The upload {upload.id} is {status}; only a pending one takes this.")
+        raise Conflict(f"The upload {upload.id} is {status}; only a pending one takes this.")
+
+
+async def _check_takes(context: Context, upload: Upload, size_bytes: int) -> None:
+    """Raises where a part more would keep much more than was announced: some may be sent twice."""
+    parts = await context.tenants.get_parts(context.tenant, upload.id)
+    if len(parts) >= PARTS_MAX:
+        raise UsageError(f"The upload {upload.id} has {PARTS_MAX:,} parts; it takes no more.")
+    if sum(part.size_bytes for part in parts) + size_bytes > SENT_TIMES_MAX * upload.size_bytes:
+        raise UsageError(
+            f"The parts of the upload {upload.id} would pass {SENT_TIMES_MAX} times the "
+            f"{upload.size_bytes} bytes that were announced.",
+            param="data",
+            code="invalid_value",
+        )
+
+
+async def _file_of(context: Context, upload: Upload, file_id: str, part_ids: Sequence[str]) -> File:
+    """The file that an upload became. Raises `Conflict` unless it became it of these parts."""
+    ended = Conflict(f"The upload {upload.id} is completed, with other parts or a deleted file.")
+    parts = {part.id: part for part in await context.tenants.get_parts(upload.tenant, upload.id)}
+    if not all(part_id in parts for part_id in part_ids):
+        raise ended
+    try:
+        file = await context.tenants.get_file(upload.tenant, file_id)
+        extents = await context.tenants.get_extents(upload.tenant, file_id)
+    except NotFound:
+        raise ended from None
+    if list(extents) != _extents([parts[part_id] for part_id in part_ids]):
+        raise ended
+    return file
+
+
+def _extents(parts: Sequence[Part]) -> list[Extent]:
+    return [Extent(part.key, 0, part.size_bytes) for part in parts if part.size_bytes]
 
 
 def _part_ids(body: Mapping[str, Any]) -> list[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from batchwright.providers.base import Answer, Call
+from batchwright.server.settings import ServerSettings
 
-from .conftest import chat_answer, chat_line, chat_lines, ended
+from .conftest import chat_answer, chat_line, chat_lines, ended, running_server
 
 GOOD = {
     "input_file_id": "file-x",
@@ -278,3 +280,30 @@ async def test_a_cursor_that_is_not_ours_is_400(server: Any) -> None:
 
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "after"
+
+
+async def test_a_tenant_has_only_so_many_open_batches(tmp_path: Path) -> None:
+    settings = ServerSettings(open_batches_per_tenant=2)
+    async with (
+        running_server(tmp_path, settings) as server,
+        server.openai() as client,
+        server.openai("other") as other,
+    ):
+        server.upstream.gate.clear()
+        made = [await _batch(client) for _ in range(2)]
+        with pytest.raises(openai.RateLimitError, match="2 batches are open") as refused:
+            await _batch(client)
+        await _batch(other)
+        server.upstream.gate.set()
+        await server.engine.wait(made[0].id)
+        again = await _batch(client)
+
+    assert refused.value.response.headers["x-should-retry"] == "false"
+    assert again.id not in [batch.id for batch in made]
+
+
+async def _batch(client: openai.AsyncOpenAI) -> Any:
+    file = await client.files.create(file=("in.jsonl", chat_lines(1)), purpose="batch")
+    return await client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )

@@ -80,6 +80,51 @@ async def test_wrong_parts_sizes_and_sums_are_refused(server: Any) -> None:
         assert refused.value.param == "md5"
 
 
+async def test_parts_are_bounded_by_what_was_announced(server: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("batchwright.server.uploads.PARTS_MAX", 4)
+    async with server.openai() as client:
+        upload = await client.uploads.create(
+            bytes=10, filename="a", mime_type="text/plain", purpose="user_data"
+        )
+        with pytest.raises(openai.APIStatusError) as larger:
+            await client.uploads.parts.create(upload.id, data=b"x" * 11)
+        for _ in range(2):
+            await client.uploads.parts.create(upload.id, data=b"x" * 9)
+        with pytest.raises(openai.BadRequestError, match="2 times") as passed:
+            await client.uploads.parts.create(upload.id, data=b"x" * 3)
+        kept = server.blobs_on_disk()
+        for _ in range(2):
+            await client.uploads.parts.create(upload.id, data=b"x")
+        with pytest.raises(openai.BadRequestError):
+            await client.uploads.parts.create(upload.id, data=b"")
+
+    assert larger.value.status_code == 413
+    assert passed.value.param == "data"
+    assert len(kept) == 2
+
+
+async def test_what_completed_an_upload_says_so_again_and_all_else_conflicts(server: Any) -> None:
+    async with server.openai() as client:
+        upload = await client.uploads.create(
+            bytes=2, filename="a", mime_type="text/plain", purpose="user_data"
+        )
+        parts = [await client.uploads.parts.create(upload.id, data=b"x") for _ in range(2)]
+        ids = [part.id for part in parts]
+        first = await client.uploads.complete(upload.id, part_ids=ids)
+        again = await client.uploads.complete(upload.id, part_ids=ids)
+        for wrong in (ids[::-1], ids[:1], [*ids, "part_none"], []):
+            with pytest.raises(openai.ConflictError):
+                await client.uploads.complete(upload.id, part_ids=wrong)
+        with pytest.raises(openai.ConflictError):
+            await client.uploads.cancel(upload.id)
+        assert first.file is not None
+        await client.files.delete(first.file.id)
+        with pytest.raises(openai.ConflictError):
+            await client.uploads.complete(upload.id, part_ids=ids)
+
+    assert again == first
+
+
 async def test_a_cancelled_upload_takes_nothing_more(server: Any) -> None:
     async with server.openai() as client:
         upload = await client.uploads.create(
@@ -88,6 +133,9 @@ async def test_a_cancelled_upload_takes_nothing_more(server: Any) -> None:
         cancelled = await client.uploads.cancel(upload.id)
         with pytest.raises(openai.BadRequestError, match="cancelled"):
             await client.uploads.parts.create(upload.id, data=b"1")
+        with pytest.raises(openai.ConflictError):
+            await client.uploads.complete(upload.id, part_ids=[])
+        assert (await client.uploads.cancel(upload.id)).status == "cancelled"
 
     assert cancelled.status == "cancelled"
     assert not server.blobs_on_disk()
