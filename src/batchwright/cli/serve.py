@@ -238,6 +238,7 @@ def server_settings(config: Config, *, rehearse: bool = False) -> ServerSettings
         requests_per_s_per_tenant=limits.requests_per_s,
         public_url=config.server.public_url,
         rehearse=rehearse,
+        address_is_client=not config.server.behind_proxy,
         connections_per_address_max=None if is_shared else CONNECTIONS_PER_ADDRESS_MAX,
     )
 

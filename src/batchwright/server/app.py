@@ -48,6 +48,7 @@ def create_app(
             pepper=pepper,
             monotonic=monotonic,
             failures_per_minute=settings.failed_auth_per_minute,
+            address_is_client=settings.address_is_client,
         ),
         tenant_rates=_tenant_rates(settings, engine),
         open_batches=OpenBatches(engine, store, settings.open_batches_per_tenant),

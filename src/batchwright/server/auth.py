@@ -7,6 +7,7 @@ its full digest, never under a part of its text, so that a call does not wait fo
 from __future__ import annotations
 
 import hmac
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,42 +51,51 @@ class Authenticator:
         pepper: bytes,
         monotonic: Callable[[], float],
         failures_per_minute: int,
+        address_is_client: bool = True,
     ) -> None:
         self._store = store
         self._pepper = pepper
         self._monotonic = monotonic
+        self._address_is_client = address_is_client
+        # Entries stay when their time is over: their keys held once.
         self._remembered: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
         self._failures = Buckets(failures_per_minute / 60, failures_per_minute, monotonic)
 
     async def authenticate(self, headers: Headers, address: str) -> Caller:
-        """Raises `Unauthorized`; or `TooManyRequests` where an address fails too often."""
+        """Raises `Unauthorized`; or `TooManyRequests` where an address fails too often.
+
+        Such an address gets no key looked up but those that held before, so it learns nothing;
+        unless it is that of a proxy, where one client would lock all others out.
+        """
         token = _token(headers)
-        caller = await self._caller(token) if token else None
+        key_id = _key_id(token)
+        digest = _NOBODY if key_id is None else digest_of(self._pepper, token)
+        if self._address_is_client and digest not in self._remembered:
+            self._check(self._failures.wait_s(address))
+        caller = None if key_id is None else await self._caller(key_id, digest)
         if caller is None:
-            wait = self._failures.take(address)
-            if wait > 0:
-                raise TooManyRequests(
-                    "Too many requests with a wrong API key.",
-                    retry_after_s=wait,
-                    is_curable=False,
-                )
+            self._check(self._failures.take(address))
             raise Unauthorized
         return caller
 
     def forget(self) -> None:
         """Look every key up again: one was revoked."""
-        self._remembered.clear()
+        for digest, (caller, _) in self._remembered.items():
+            self._remembered[digest] = (caller, -math.inf)
 
-    async def _caller(self, token: str) -> Caller | None:
-        key_id = _key_id(token)
-        if key_id is None:
-            return None
-        digest = digest_of(self._pepper, token)
+    def _check(self, wait_s: float) -> None:
+        if wait_s > 0:
+            raise TooManyRequests(
+                "Too many requests with a wrong API key.", retry_after_s=wait_s, is_curable=False
+            )
+
+    async def _caller(self, key_id: str, digest: bytes) -> Caller | None:
         found = self._remembered.get(digest)
         if found is not None and found[1] > self._monotonic():
             return found[0]
         key = await self._store.find_key(key_id)
         if not _is_same(key, digest):
+            self._remembered.pop(digest, None)
             return None
         assert key is not None  # noqa: S101 - told by the line above
         caller = Caller(key.tenant, key.role, key.id)
@@ -106,6 +116,11 @@ class Buckets:
         self._burst = burst
         self._monotonic = monotonic
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def wait_s(self, name: str) -> float:
+        """Seconds until one can be taken; 0: now. Takes none."""
+        bucket = self._buckets.get(name)
+        return 0.0 if bucket is None else wait_s(bucket, 1, self._monotonic())
 
     def take(self, name: str) -> float:
         """Take one and return 0; or take none and return the seconds to wait."""

@@ -54,6 +54,7 @@ class ServerSettings:
     requests_per_s_per_tenant: float | None = 60.0  # all but pass-through calls
     open_batches_per_tenant: int | None = 100
     failed_auth_per_minute: int = 10  # for each client address
+    address_is_client: bool = True  # False behind a proxy, whose address is that of all clients
     head_s: float = 10.0  # a request has its headers complete so long after its first byte
     connections_max: int = 1_000
     connections_per_address_max: int | None = CONNECTIONS_PER_ADDRESS_MAX

@@ -104,6 +104,32 @@ async def test_an_address_that_fails_too_often_waits_and_others_do_not() -> None
         await auth.authenticate(bearer("x"), "a")
 
 
+async def test_a_limited_address_tests_no_more_keys_but_a_good_one_goes_on_working() -> None:
+    other = make_token(bytes(range(1, 41)))
+    store, clock = Keys(key_of(TOKEN), key_of(other)), Clock()
+    auth = authenticator(store, clock, failures_per_minute=1)
+    await auth.authenticate(bearer(TOKEN), "a")
+    with pytest.raises(Unauthorized):
+        await auth.authenticate(bearer(TOKEN[:-1] + "-"), "a")
+    looked_up = store.looked_up
+
+    with pytest.raises(TooManyRequests):
+        await auth.authenticate(bearer(other), "a")  # though it would hold
+    assert store.looked_up == looked_up
+    assert (await auth.authenticate(bearer(other), "b")).tenant == "t"
+    clock.now = REMEMBERED_S
+    assert (await auth.authenticate(bearer(TOKEN), "a")).tenant == "t"
+    auth.forget()
+    assert (await auth.authenticate(bearer(TOKEN), "a")).tenant == "t"
+
+    store.keys.clear()
+    auth.forget()
+    for _ in range(2):
+        with pytest.raises(TooManyRequests):
+            await auth.authenticate(bearer(TOKEN), "a")
+    assert store.looked_up == looked_up + 4  # once for "b", thrice for the good key
+
+
 def test_the_number_of_names_with_a_bucket_is_bounded() -> None:
     buckets = Buckets(1.0, 1.0, Clock())
     buckets.take("first")
@@ -112,3 +138,20 @@ def test_the_number_of_names_with_a_bucket_is_bounded() -> None:
         buckets.take(str(at))
 
     assert buckets.take("first") == 0
+
+
+async def test_behind_a_proxy_one_client_locks_no_other_out() -> None:
+    kept: Any = Keys(key_of(TOKEN))
+    auth = Authenticator(
+        store=kept,
+        pepper=PEPPER,
+        monotonic=Clock(),
+        failures_per_minute=1,
+        address_is_client=False,
+    )
+    with pytest.raises(Unauthorized):
+        await auth.authenticate(bearer("x"), "proxy")
+    with pytest.raises(TooManyRequests):
+        await auth.authenticate(bearer("x"), "proxy")
+
+    assert (await auth.authenticate(bearer(TOKEN), "proxy")).tenant == "t"
