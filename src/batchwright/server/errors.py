@@ -13,10 +13,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from batchwright.domain.errors import NoSpace, TransportError, UsageError
 
 log = structlog.get_logger()
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class Unauthorized(UsageError):
@@ -115,7 +118,21 @@ async def on_error(request: Request, error: Exception) -> Response:
     """The exception handler of the application."""
     if isinstance(error, TransportError):
         log.warning("pass-through call failed", reason=str(error))
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        error.headers = {"allow": ", ".join(_allowed(request))}
     return error_response(error, method=request.method, path=request.scope["path"])
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of a path; each may have a route of its own."""
+    routes = request.app.router.routes
+    return [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
+        )
+    ]
 
 
 def error_object(

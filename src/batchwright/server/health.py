@@ -15,12 +15,14 @@ router = APIRouter()
 
 
 @router.get("/healthz")
+@router.head("/healthz")
 async def healthz() -> Response:
     """The process lives and answers."""
     return reply({"status": "ok"})
 
 
 @router.get("/readyz")
+@router.head("/readyz")
 async def readyz(request: Request) -> Response:
     """Whether new work is taken; 503 and the reason where it is not."""
     reason = _refusal(services_of(request).engine)

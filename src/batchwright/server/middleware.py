@@ -5,6 +5,7 @@ Plain ASGI: it adds little to the way of a pass-through call.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import structlog
@@ -41,6 +42,7 @@ class Edge:
         self._metrics = metrics
         self._monotonic = monotonic
         self._random_bytes = random_bytes
+        self._azure = _azure_paths(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,6 +52,7 @@ class Edge:
         answer = _Answer(send, f"req_{self._random_bytes(16).hex()}")
         try:
             check_headers(scope["headers"], self._settings)
+            scope["path"] = self._path(scope["path"])
             await self._app(scope, receive, answer.send)
         except ClientGone:
             return
@@ -63,6 +66,20 @@ class Edge:
             if answer.status:
                 duration_s = self._monotonic() - started_at
                 self._metrics.observe(scope["method"], _route(scope), answer.status, duration_s)
+
+    def _path(self, path: str) -> str:
+        """The path as OpenAI has it."""
+        found = self._azure.fullmatch(path)
+        return path if found is None else f"/v1{found[1] or found[2]}"
+
+
+def _azure_paths(settings: ServerSettings) -> re.Pattern[str]:
+    """What Azure's clients call: `/openai/…` with or without `v1`, and for a single call the
+    deployment, which is the model that the body names too. Its name may have slashes."""
+    calls = "|".join(
+        re.escape(endpoint.removeprefix("/v1")) for endpoint in settings.pass_through_endpoints
+    )
+    return re.compile(rf"/(?:openai/v1|openai|v1)/deployments/.+?({calls})|/openai(?:/v1)?(/.*)")
 
 
 class _Answer:

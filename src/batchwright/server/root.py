@@ -63,6 +63,7 @@ router = APIRouter()
 
 
 @router.get("/")
+@router.head("/")
 async def root(request: Request) -> Response:
     """The page for a person who opens the server's address."""
     settings = services_of(request).settings

@@ -54,6 +54,9 @@ MATRIX = {
     "GET /readyz": PUBLIC,
     "GET /metrics": PUBLIC,
     "GET /": PUBLIC,
+    "HEAD /healthz": PUBLIC,
+    "HEAD /readyz": PUBLIC,
+    "HEAD /": PUBLIC,
     "DELETE /v1/files/{file_id}": Access(200, 404),
 }
 """In the order in which they are tried: what deletes comes last."""

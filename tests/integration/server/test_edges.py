@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from batchwright.server.settings import ServerSettings
 
-from .conftest import running_server
+from .conftest import chat_lines, ended, running_server
 
 
 async def test_models_are_listed_looked_up_and_not_deleted(server: Any) -> None:
@@ -42,7 +42,48 @@ async def test_unknown_paths_and_methods_get_the_error_body(server: Any) -> None
         assert sorted(answer.json()["error"]) == ["code", "message", "param", "type"]
         assert answer.headers["content-type"] == "application/json"
         assert answer.headers["x-request-id"]
-    assert method.headers["allow"]
+    assert method.headers["allow"] == "GET, POST"
+
+
+async def test_what_watches_may_ask_for_the_head_alone(server: Any) -> None:
+    async with server.http(None) as http:
+        for path in ("/", "/healthz", "/readyz"):
+            head, whole = await http.head(path), await http.get(path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-length"] == str(len(whole.content))
+
+
+async def test_azure_s_paths_lead_to_the_same(server: Any) -> None:
+    hello: Any = [{"role": "user", "content": "I love it"}]
+    async with openai.AsyncAzureOpenAI(
+        azure_endpoint=server.origin, api_version="2024-10-21", api_key=server.token()
+    ) as azure:
+        for model in ("builtin/sentiment", "test-model", "org/model:v1"):
+            chat = await azure.chat.completions.create(model=model, messages=hello)
+            assert chat.choices[0].message.content
+        file = await azure.files.create(file=chat_lines(2), purpose="batch")
+        batch = await azure.batches.create(
+            input_file_id=file.id,
+            endpoint="/chat/completions",  # type: ignore[arg-type] # as Azure names it
+            completion_window="24h",
+        )
+        assert (await ended(azure, batch.id)).request_counts.completed == 2
+        assert [model.id async for model in azure.models.list()]
+    async with server.http() as http:
+        body = {"model": "test-model", "messages": hello}
+        for path, status in (
+            ("/openai/v1/chat/completions", 200),
+            ("/v1/deployments/some/name/chat/completions", 200),
+            ("/openai/deployments/test-model/completions", 200),
+            ("/openai/deployments/test-model/nothing", 404),
+            ("/openai", 404),
+            ("/openai//", 404),
+        ):
+            assert (await http.post(path, json=body)).status_code == status, path
+    assert {call.url for call in server.upstream.calls} == {
+        "http://played.invalid/v1/chat/completions",
+        "http://played.invalid/v1/completions",
+    }
 
 
 async def test_an_error_of_ours_is_a_500_that_says_nothing_of_its_cause(
