@@ -14,7 +14,7 @@ from batchwright.blobs.base import Blobs, read_extents
 from batchwright.domain.file import RESULT_PURPOSE, Extent, File, slice_extents
 from batchwright.server.errors import RangeNotSatisfiable
 
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ def download(request: Request, file: File, extents: Sequence[Extent], blobs: Blo
     """The answer with the bytes of a file. The caller holds the extents until it is sent."""
     etag = f'"{file.id}"'
     headers = _headers(file, etag)
-    if etag in _etags(request.headers.get("if-none-match", "")):
+    if not {etag, "*"}.isdisjoint(_etags(request.headers.get("if-none-match", ""))):
         return Response(status_code=304, headers=headers)
     span = _requested(request, etag, file.size_bytes)
     status = 200

@@ -114,9 +114,11 @@ class FormReader:
         if kind != b"form-data" or b"name" not in options:
             raise UsageError("A part of the form has no name.")
         part.name = options[b"name"].decode(errors="replace")
-        if part.name == self._file_field:
-            if self.has_file:
-                raise UsageError(f"The form has two parts '{part.name}'.", param=part.name)
+        is_file = part.name == self._file_field
+        if part.name in self.fields or (is_file and self.has_file):
+            name = part.name[:64]
+            raise UsageError(f"The form has two parts '{name}'.", param=name)
+        if is_file:
             self.has_file = True
             self.filename = clean_filename(options.get(b"filename", b""))
 

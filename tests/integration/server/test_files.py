@@ -368,6 +368,7 @@ async def test_downloads_have_the_headers_that_make_them_safe(
         answer = await http.get(path)
         head = await http.head(path)
         unchanged = await http.get(path, headers={"if-none-match": answer.headers["etag"]})
+        any_kept = await http.get(path, headers={"if-none-match": "*"})
         behind = await http.get(path, headers={"range": "bytes=30-"})
         many = await http.get(path, headers={"range": "bytes=" + "0-1," * 1000 + "2-3"})
         stale = await http.get(path, headers={"range": "bytes=0-1", "if-range": '"old"'})
@@ -376,6 +377,7 @@ async def test_downloads_have_the_headers_that_make_them_safe(
     assert answer.headers["content-type"] == "application/jsonl"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["accept-ranges"] == "bytes"
+    assert any_kept.status_code == 304
     assert head.status_code == 200
     assert head.headers["content-length"] == "30"
     assert head.content == b""

@@ -14,6 +14,7 @@ from batchwright.server.errors import RangeNotSatisfiable
         ("bytes=0-", Span(0, 10)),
         ("bytes=3-5", Span(3, 6)),
         ("bytes=3-999", Span(3, 10)),
+        ("Bytes=3-5", Span(3, 6)),
         ("bytes=-4", Span(6, 10)),
         ("bytes=-999", Span(0, 10)),
         ("bytes=5-3", None),

@@ -49,6 +49,16 @@ def test_a_form_that_ends_early_is_refused() -> None:
         form.finish()
 
 
+@pytest.mark.parametrize("name", ["file", "purpose"])
+def test_a_part_that_comes_twice_is_refused(name: str) -> None:
+    part = f'--BB\r\nContent-Disposition: form-data; name="{name}"\r\n\r\nx\r\n'.encode()
+    form = FormReader(TYPE, file_field="file")
+
+    with pytest.raises(UsageError, match="two parts") as refused:
+        form.feed(part * 2)
+    assert refused.value.param == name
+
+
 def test_a_file_part_needs_no_name() -> None:
     form = FormReader(TYPE, file_field="data")
     form.feed(b'--BB\r\nContent-Disposition: form-data; name="data"\r\n\r\nx\r\n--BB--\r\n')
