@@ -195,7 +195,8 @@ async def test_a_page_becomes_an_error_body(server: Any, is_streamed: bool) -> N
     page = b"<html><script>alert(1)</script>"
     for status, told in ((200, 502), (403, 403), (503, 503)):
         headers = {"content-type": "text/html; charset=utf-8", "retry-after": "3"}
-        server.upstream.answer = lambda call, at=(status, headers): Answer(*at, page)
+        refused = Answer(status, headers, page)
+        server.upstream.answer = lambda call, answer=refused: answer
         server.upstream.stream_status, server.upstream.stream_type = status, "text/html"
         server.upstream.events = asyncio.Queue()
         server.upstream.events.put_nowait(page)
