@@ -35,9 +35,9 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 def prepare(folder: Path) -> Path:
     """Make the folder if there is none, and check who can change it; returns its absolute path.
 
-    Raises `ConfigError` for one that others own or can write to.
+    Raises `ConfigError` for one that others own or can write to, and for one with other content.
     """
-    folder = folder.absolute()
+    folder = Path(os.path.abspath(folder))
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
@@ -54,6 +54,11 @@ def prepare(folder: Path) -> Path:
         raise ConfigError(
             f"data_dir: expected a folder that only its owner can write to, got {folder} with "
             f"mode {stat.S_IMODE(found.st_mode):o}; run: chmod 700 '{folder}'"
+        )
+    if not (folder / LOCK_NAME).exists() and any(folder.iterdir()):
+        raise ConfigError(
+            f"data_dir: expected an empty folder or one of batchwright's, got {folder}, "
+            "which holds other things"
         )
     return folder
 

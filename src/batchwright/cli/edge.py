@@ -47,6 +47,8 @@ def _report(error: BaseException) -> int:
             # The reader (`head`, say) has gone. Python would complain again when it flushes.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return Exit.FAILED
+        case _ if isinstance(error, _ClickError) and not error.format_message():
+            return int(Exit.USAGE)  # a group without its command: its help has been shown
         case _ if isinstance(error, _ClickError):
             return _say(error.format_message(), _usage_hint(error), Exit.USAGE)
         case BatchwrightError():

@@ -22,7 +22,8 @@ def configure_logs() -> None:
     ]
     last: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     if sys.stderr.isatty():
-        last = [_escape, structlog.dev.ConsoleRenderer()]
+        plain_traceback = structlog.dev.plain_traceback  # the rich one shows locals: prompts, keys
+        last = [_escape, structlog.dev.ConsoleRenderer(exception_formatter=plain_traceback)]
     structlog.configure(
         processors=shared + last, logger_factory=structlog.PrintLoggerFactory(sys.stderr)
     )

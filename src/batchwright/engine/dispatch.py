@@ -20,7 +20,7 @@ from batchwright.domain.answers import BadAnswer, check_answer
 from batchwright.domain.batch import Batch
 from batchwright.domain.errors import StorageError, TransportError
 from batchwright.domain.file import Extent
-from batchwright.domain.lines import LineSplitter
+from batchwright.domain.lines import Line, LineSplitter
 from batchwright.domain.request import Request, parse_request, with_model
 from batchwright.domain.result import Code
 from batchwright.domain.segment import Segment
@@ -193,11 +193,11 @@ class BatchRun:
         splitter = LineSplitter(line_bytes_max=self._settings.line_bytes_max)
         async for chunk in read_extents(self._blobs, self._extents):
             for line in splitter.feed(chunk):
-                if not is_done(line.number):
-                    await self._admit(line.number, line.content or b"")
+                if not is_done(line.number) and not self._admit(line):
+                    await self._admit_late(line)
         for line in splitter.finish():
-            if not is_done(line.number):
-                await self._admit(line.number, line.content or b"")
+            if not is_done(line.number) and not self._admit(line):
+                await self._admit_late(line)
         self._is_read = True
         self._send_one_alone()
 
@@ -206,23 +206,33 @@ class BatchRun:
             self.failure = error if isinstance(error, StorageError) else StorageError(str(error))
             self._on_change()
 
-    async def _admit(self, number: int, content: bytes) -> None:
-        request = parse_request(number, content)
+    def _admit(self, line: Line) -> bool:
+        """Put a request into its feed, without waiting; False, and nothing done, if it must."""
+        request = parse_request(line.number, line.content or b"")
         try:
             route = self._router.find(request.model)
         except UnknownModel:
-            found = await self._late_route(request)
-            if found is None:
-                return
-            route = found
-        pending = self._pending(request, route)
-        if not self._is_fit(pending):
-            return
-        feed = self._feed(pending.route.lane)
-        self._put(pending, feed)
-        while self._is_full(feed):
-            self._low.clear()
-            await self._low.wait()
+            return False
+        feed = self._feed(route.lane)
+        if self._is_full(feed):
+            return False
+        self._put_if_fit(self._pending(request, route), feed)
+        return True
+
+    async def _admit_late(self, line: Line) -> None:
+        """The same for a request whose feed is full, or whose provider has not answered yet."""
+        request = parse_request(line.number, line.content or b"")
+        route = await self._late_route(request)
+        if route is not None:
+            feed = self._feed(route.lane)
+            while self._is_full(feed):
+                self._low.clear()
+                await self._low.wait()
+            self._put_if_fit(self._pending(request, route), feed)
+
+    def _put_if_fit(self, pending: Pending, feed: Feed) -> None:
+        if not self.tally.crashes or self._is_fit(pending):
+            self._put(pending, feed)
 
     async def _late_route(self, request: Request) -> Route | None:
         """A route once every account has said what it serves; None, and a result, if none is."""

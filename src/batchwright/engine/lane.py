@@ -36,7 +36,7 @@ class Job(Protocol):
         """The tokens that it will probably use, for the token limit."""
         ...
 
-    async def run(self) -> None:
+    def run(self) -> Awaitable[None]:
         """Make the call and deal with whatever comes of it. Never raises."""
         ...
 
@@ -89,6 +89,7 @@ class Lane:
         now = runtime.monotonic()
         self._requests = _bucket(limits.requests_per_minute, now)
         self._tokens = _bucket(limits.tokens_per_minute, now)
+        self._is_metered = self._requests is not None or self._tokens is not None
 
     # Feeds and live calls
 
@@ -217,20 +218,27 @@ class Lane:
         source = self._source()
         if source is None:
             return None
-        now = self._runtime.monotonic()
-        tokens = source[0].tokens
-        wait = self._wait_s(tokens, now)
-        if wait > 0:
-            self._wake_in(wait)
+        if (self._is_metered or self._paused_until or self._probe_at) and not self._passes(
+            source[0]
+        ):
             return None
-        if self._requests is not None:
-            take(self._requests, 1, now)
-        if self._tokens is not None:
-            take(self._tokens, tokens, now)
         if source is not self._live:
             self._free_slots -= 1
             self._feeds.rotate(-1)  # the next feed's turn
         return source.popleft()
+
+    def _passes(self, job: Job) -> bool:
+        """Take what the job needs of the rates; False, and a timer, if it has to wait."""
+        now = self._runtime.monotonic()
+        wait = self._wait_s(job.tokens, now)
+        if wait > 0:
+            self._wake_in(wait)
+            return False
+        if self._requests is not None:
+            take(self._requests, 1, now)
+        if self._tokens is not None:
+            take(self._tokens, job.tokens, now)
+        return True
 
     def _source(self) -> deque[Job] | None:
         """The queue whose head is next."""

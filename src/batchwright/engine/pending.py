@@ -31,8 +31,8 @@ class Pending:
         self.is_maybe_paid = False  # an answer was lost on the way
         self._call = call
 
-    async def run(self) -> None:
-        await self._call(self)
+    def run(self) -> Awaitable[None]:
+        return self._call(self)
 
 
 class Waiting:
