@@ -65,11 +65,11 @@ class SandboxProcess:
         self.base_url = line.removeprefix(READY).strip()
         return self
 
-    def stop(self) -> int:
-        """Stop with SIGTERM; the exit code. Safe twice; the ledger can be read afterwards."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Stop with a signal; the exit code. Safe twice; the ledger can be read afterwards."""
         assert self._process is not None
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(number)
         try:
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import os
 import signal
 import socket
 import struct
@@ -373,8 +372,7 @@ def test_it_ends_cleanly_at_a_signal_even_with_calls_under_way(number: signal.Si
         sock.sendall(request_bytes(chat_body(model="sandbox/hold")))
         while not sandbox.held():
             pass
-        os.kill(sandbox.pid, number)
-        assert sandbox.stop() == 0
+        assert sandbox.stop(number) == 0
 
 
 def test_a_wrong_setting_is_one_line_and_exit_2() -> None:
