@@ -19,7 +19,7 @@ import msgspec
 
 from batchwright.domain.errors import BatchwrightError
 from batchwright.domain.strict_json import BadJson, check_depth, check_range, check_utf8
-from batchwright.domain.usage import NO_USAGE, Usage, clamped
+from batchwright.domain.usage import NO_USAGE, TOKENS_MAX, Usage, clamped
 
 EXCERPT_BYTES_MAX = 2048
 ERROR_BODY_BYTES_MAX = 64 * 1024  # a larger error answer is reduced to an excerpt
@@ -33,8 +33,7 @@ class BadAnswer(BatchwrightError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedAnswer:
+class CheckedAnswer(msgspec.Struct, frozen=True, gc=False):
     """An answer that passed the check."""
 
     body: bytes  # one line, ready to be spliced into a result line
@@ -111,7 +110,9 @@ def check_answer(url: str, body: bytes) -> CheckedAnswer:
     count as 0 and do not spoil the answer. Raises `BadAnswer`.
     """
     shape = _SHAPES.get(url, _ANY)
-    _require(check_utf8, body)
+    is_ascii = body.isascii()
+    if not is_ascii:
+        _require(check_utf8, body)
     try:
         answer = shape.decoder.decode(body)
         error, usage = answer.error, _usage(answer.usage)
@@ -124,7 +125,9 @@ def check_answer(url: str, body: bytes) -> CheckedAnswer:
         raise BadAnswer("an error inside an answer with status 200")
     _require(check_range, body)
     _require(check_depth, body)
-    return CheckedAnswer(_single_line(body), usage)
+    if not is_ascii or b"\n" in body or b"\r" in body:
+        body = _single_line(body)
+    return CheckedAnswer(body, usage)
 
 
 def error_body(status: int, body: bytes, location: str | None = None) -> bytes:
@@ -176,12 +179,13 @@ def _usage(tokens: _Tokens | None) -> Usage:
         return NO_USAGE
     inputs = tokens.prompt_tokens_details or tokens.input_tokens_details
     outputs = tokens.completion_tokens_details or tokens.output_tokens_details
-    return Usage(
-        clamped(tokens.prompt_tokens or tokens.input_tokens or 0),
-        clamped(inputs.cached_tokens or 0) if inputs is not None else 0,
-        clamped(tokens.completion_tokens or tokens.output_tokens or 0),
-        clamped(outputs.reasoning_tokens or 0) if outputs is not None else 0,
-    )
+    given = tokens.prompt_tokens or tokens.input_tokens or 0
+    cached = inputs.cached_tokens or 0 if inputs is not None else 0
+    made = tokens.completion_tokens or tokens.output_tokens or 0
+    reasoned = outputs.reasoning_tokens or 0 if outputs is not None else 0
+    if min(given, cached, made, reasoned) >= 0 and max(given, cached, made, reasoned) <= TOKENS_MAX:
+        return Usage(given, cached, made, reasoned)
+    return Usage(clamped(given), clamped(cached), clamped(made), clamped(reasoned))
 
 
 def _read_leniently(shape: _Shape, body: bytes) -> tuple[_Object, Usage]:

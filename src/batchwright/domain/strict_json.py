@@ -203,6 +203,8 @@ _LONG_RUN = b"0" * (_DIGITS_MAX + 1)
 _STRIDE = 8
 _SAMPLED_RUN = b"0" * (_DIGITS_MAX // _STRIDE)
 _NUMBER = re.compile(rb"[0-9][0-9.]*+(?:[eE][+-]?+[0-9]++)?+")
+_NUMBER_BYTES = b"0123456789.-"
+_BEFORE_NUMBER = b" \t\r\n:,["
 _STRUCTURE = b'[]{}"'
 _ESCAPES = b"\\/bfnrtu"
 _NO_STRUCTURE = bytes(set(range(256)) - set(_STRUCTURE))
@@ -235,10 +237,24 @@ def check_range(text: bytes) -> None:
 
 def _may_overflow(text: bytes) -> bool:
     classes = text.translate(_DIGIT_CLASSES)
-    if b"0e000" in classes:
+    if b"0e000" in classes and _has_exponent(text, classes):
         return True
     # A run of digits that is too long shows as a run in every eighth byte too.
     return _SAMPLED_RUN in classes[::_STRIDE] and _LONG_RUN in classes
+
+
+def _has_exponent(text: bytes, classes: bytes) -> bool:
+    """Whether some `0e000` may belong to a number: in ids of hexadecimal digits they are common,
+    but a letter or a quote stands before their first digit."""
+    at = classes.find(b"0e000")
+    while at >= 0:
+        start = at
+        while start and text[start - 1] in _NUMBER_BYTES:
+            start -= 1
+        if not start or text[start - 1] in _BEFORE_NUMBER:
+            return True
+        at = classes.find(b"0e000", at + 1)
+    return False
 
 
 def outside_strings(line: bytes) -> bytes:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 TOKENS_MAX = 2**31 - 1  # beyond it a provider's figure is nonsense
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens as the provider reported them."""
 
     input_tokens: int = 0
