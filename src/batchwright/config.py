@@ -265,7 +265,7 @@ def _find_file(
     if file is not None:
         path = folder / Path(file).expanduser()
         if not path.is_file():
-            raise ConfigError(f"--config: expected a file that exists, got {path}")
+            raise ConfigError(f"--config: expected a file that exists, got {path}", param="config")
         return path
     home = environment.get("XDG_CONFIG_HOME") or str(Path(environment.get("HOME", "~")) / ".config")
     candidates = (folder / FILE_NAME, Path(home).expanduser() / "batchwright" / "config.toml")

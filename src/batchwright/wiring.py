@@ -267,7 +267,10 @@ def _hints(config: Config) -> dict[str, str]:
 def _hint(config: Config, provider: str) -> str:
     entry = catalog()[provider]
     if provider in config.providers:
-        return f"The provider '{provider}' does not list it."
+        return (
+            f"The provider '{provider}' does not list it: check the name, or add it to "
+            f"[providers.{provider}] models (batchwright models shows what a server knows)."
+        )
     if config.providers and not config.providers_from_environment:
         return f"Add [providers.{provider}] to the configuration ({entry.title})."
     return f"Set {entry.api_key_env[0]} ({entry.title}) and start again."

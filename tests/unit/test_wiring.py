@@ -178,7 +178,7 @@ async def test_routes_of_a_model_are_taken_in_their_order(tmp_path: Path) -> Non
     [
         ("", {}, "Set OPENAI_API_KEY (OpenAI)"),
         ("[providers.vllm]\nmodels = ['x']", {}, "Add [providers.openai] to the configuration"),
-        ("", {"OPENAI_API_KEY": "k"}, "The provider 'openai' does not list it"),
+        ("", {"OPENAI_API_KEY": "k"}, "or add it to [providers.openai] models"),
     ],
 )
 async def test_an_unknown_model_is_told_with_what_would_bring_it(

@@ -14,6 +14,7 @@ from batchwright.cli import files, keys
 from batchwright.cli.cancel import cancel
 from batchwright.cli.check import check
 from batchwright.cli.config import config
+from batchwright.cli.help import Program
 from batchwright.cli.list import list_batches
 from batchwright.cli.models import models
 from batchwright.cli.results import results
@@ -27,10 +28,9 @@ from batchwright.cli.terminal import say
 from batchwright.cli.verify import verify
 from batchwright.cli.wait import wait
 
-app = typer.Typer(
+app = Program(
     name="batchwright",
     help="AI batch processing: a file of requests in, a file of answers out.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,  # errors are told by `cli.edge`
     context_settings={"help_option_names": ["-h", "--help"]},
 )

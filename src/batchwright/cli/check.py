@@ -39,7 +39,8 @@ def check(
     form = sniff(source)
     if form.kind != "batch":
         raise UsageError(
-            f"{source} holds {form.label}; for these: batchwright run {source} --dry-run …"
+            f"{source} holds {form.label}, not batch requests: its first line is no JSON object "
+            "with custom_id, url and body; to look at rows: batchwright run INPUT --dry-run"
         )
     settings = load_config(config)
     with quiet_logs():

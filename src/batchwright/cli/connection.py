@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BASE_URL_NAME = "base_url"
-"""The file in the data directory that tells where the server listens, while one runs."""
-
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's work to its end."""
@@ -34,6 +31,7 @@ async def connect(
     config: Path | None, base_url: str | None, api_key: str | None, *, window: str = "24h"
 ) -> AsyncIterator[AsyncBatchProcessor]:
     """A client of the server that the options, the environment or the data directory name."""
+    from batchwright.client.errors import Unauthenticated
     from batchwright.client.processor import AsyncBatchProcessor
 
     settings = load_config(config, with_providers=False)
@@ -43,7 +41,26 @@ async def connect(
     async with AsyncBatchProcessor(
         endpoint.api_key, endpoint.base_url, completion_window=window
     ) as processor:
-        yield processor
+        try:
+            yield processor
+        except Unauthenticated as error:
+            given = _key_given(api_key, endpoint, settings.data_dir)
+            raise Unauthenticated(
+                f"The server at {endpoint.base_url} does not take {given}", status=error.status
+            ) from error
+
+
+def _key_given(api_key: str | None, endpoint: Endpoint, data_dir: Path) -> str:
+    """Where the key came from that was refused; never the key itself."""
+    from batchwright.client.settings import KEY_FILE_NAME
+
+    if endpoint.api_key is None:
+        return "calls without a key, and none was given"
+    if api_key:
+        return "the key of --api-key"
+    if os.environ.get("BATCHWRIGHT_API_KEY"):
+        return "the key of BATCHWRIGHT_API_KEY"
+    return f"the key of this machine ({data_dir / KEY_FILE_NAME})"
 
 
 async def _check_listening(base_url: str) -> None:
@@ -65,19 +82,12 @@ def find_endpoint(config: Config, base_url: str | None, api_key: str | None) -> 
     """The server and its key: by option, by environment, by data directory, by default."""
     from batchwright.client.settings import Endpoint, resolve_endpoint
 
-    if base_url is None and not os.environ.get("BATCHWRIGHT_BASE_URL"):
-        base_url = _announced(config.data_dir) or _configured(config)
-    endpoint = resolve_endpoint(api_key, base_url, data_dir=config.data_dir)
+    endpoint = resolve_endpoint(
+        api_key, base_url, data_dir=config.data_dir, default_url=_configured(config)
+    )
     if endpoint.api_key is None and endpoint.is_loopback and config.admin_key is not None:
         return Endpoint(endpoint.base_url, config.admin_key.value)
     return endpoint
-
-
-def _announced(data_dir: Path) -> str | None:
-    try:
-        return (data_dir / BASE_URL_NAME).read_text(encoding="utf-8").strip() or None
-    except OSError:
-        return None
 
 
 def _configured(config: Config) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -33,11 +34,12 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:
         if os.environ.get(DEBUG):
             traceback.print_exc()
-        return _report(error)
+        return _report(error, _help_of(app, arguments))
     return code if isinstance(code, int) else Exit.OK
 
 
-def _report(error: BaseException) -> int:
+def _report(error: BaseException, help_command: str) -> int:
+    """Say what went wrong; `help_command` shows what the command takes."""
     match error:
         case KeyboardInterrupt() | typer.Abort():
             return Exit.STOPPED
@@ -52,7 +54,7 @@ def _report(error: BaseException) -> int:
         case _ if isinstance(error, _ClickError):
             return _say(error.format_message(), _usage_hint(error), Exit.USAGE)
         case BatchwrightError():
-            return _say(str(error), _hint(error), _exit_of(error))
+            return _say(str(error), _hint(error, help_command), _exit_of(error))
         case OSError() if error.strerror:
             where = f": {error.filename}" if error.filename else ""
             return _say(f"{error.strerror}{where}", None, Exit.FAILED)
@@ -82,10 +84,30 @@ def _exit_of(error: BatchwrightError) -> Exit:
     return Exit.USAGE if isinstance(error, UsageError | BatchInvalid) else Exit.FAILED
 
 
-def _hint(error: BatchwrightError) -> str | None:
+def _help_of(app: typer.Typer, arguments: Sequence[str] | None) -> str:
+    """How the user asks what the command takes: `batchwright keys create --help`."""
+    given = sys.argv[1:] if arguments is None else arguments
+    path, commands = ["batchwright"], _commands(typer.main.get_command(app))
+    for name in given:
+        if name not in commands:
+            break
+        path.append(name)
+        commands = _commands(commands[name])
+    return " ".join([*path, "--help"])
+
+
+def _commands(command: Any) -> dict[str, Any]:
+    return getattr(command, "commands", {})
+
+
+def _hint(error: BatchwrightError, help_command: str) -> str | None:
     from batchwright.client import errors
 
     match error:
+        case ConfigError(param="base_url"):
+            return "--base-url gives it, else BATCHWRIGHT_BASE_URL"
+        case ConfigError(param="config"):
+            return "name a file that is there, or leave --config out"
         case ConfigError():
             return "batchwright config shows every setting and where it came from"
         case Locked():
@@ -95,10 +117,25 @@ def _hint(error: BatchwrightError) -> str | None:
         case errors.ServerUnreachable():
             return "start one with: batchwright serve, or name it with --base-url"
         case errors.Unauthenticated():
-            return "pass --api-key, or set BATCHWRIGHT_API_KEY"
+            return (
+                "pass a key of that server with --api-key or BATCHWRIGHT_API_KEY; "
+                "batchwright keys create makes one"
+            )
         case errors.Forbidden():
-            return "this needs an admin key"
+            return "pass an admin key with --api-key; the first start of a server leaves one"
         case errors.ObjectNotFound():
-            return "batchwright list and batchwright files list show what there is"
+            return _where_to_look(str(error))
+        case errors.BatchInvalid():
+            return "mend these lines and submit again; batchwright check FILE finds all of them"
+        case UsageError():
+            return help_command
         case _:
             return None
+
+
+def _where_to_look(message: str) -> str:
+    """The command that lists what was asked for in vain."""
+    lists = {"key": "keys list", "file": "files list", "model": "models"}
+    words = re.findall(r"[a-z]+", message.lower())
+    command = next((name for word, name in lists.items() if word in words), "list")
+    return f"batchwright {command} shows what there is"

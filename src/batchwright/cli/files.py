@@ -10,7 +10,8 @@ import typer
 
 from batchwright.cli.connection import connect, run_async
 from batchwright.cli.exits import Exit
-from batchwright.cli.options import ApiKey, BaseUrl, ConfigFile, Json
+from batchwright.cli.help import Program
+from batchwright.cli.options import ApiKey, BaseUrl, ConfigFile, Json, require_file
 from batchwright.cli.terminal import (
     note,
     say,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 PAGE = 1000
 COLUMNS = ("id", "purpose", "size", "name", "created", "expires")
 
-app = typer.Typer(help="Files: list, upload, download, delete.", no_args_is_help=True)
+app = Program(help="Files: list, upload, download, delete.")
 
 FileId = Annotated[str, typer.Argument(metavar="ID", help="The file.")]
 
@@ -69,8 +70,7 @@ def upload(
     as_json: Json = False,
 ) -> int:
     """Upload a file and print its id."""
-    if not file.is_file():
-        raise UsageError(f"FILE: expected a file that exists, got {file}")
+    require_file(file, "batch requests (JSONL)" if purpose == "batch" else f"purpose {purpose}")
 
     async def work() -> int:
         async with connect(config, base_url, api_key) as processor:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import msgspec
 
 from batchwright.cli.exits import Exit
-from batchwright.cli.terminal import note, say, say_json
+from batchwright.cli.terminal import note, say, say_json, shown_count
 from batchwright.local.errors import describe
 from batchwright.local.inspection import Inspection
 
@@ -52,8 +52,8 @@ def _say_counts(found: Inspection) -> None:
     say(f"requests  {found.report.total:,}")
     say(f"tokens    about {found.estimated_input_tokens:,} in")
     for model, use in found.models.items():
-        by = f"served by {use.served_by}" if use.served_by else f"not served here. {use.hint}"
-        say(f"model     {model}: {use.requests:,} requests, {by}")
+        by = f", served by {use.served_by}" if use.served_by else f". {use.hint}"
+        say(f"model     {model}: {shown_count(use.requests, 'request')}{by}")
 
 
 def _to_json(found: Inspection) -> dict[str, object]:

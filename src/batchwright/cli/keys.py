@@ -8,12 +8,13 @@ import typer
 
 from batchwright.cli.connection import connect, run_async
 from batchwright.cli.exits import Exit
+from batchwright.cli.help import Program
 from batchwright.cli.options import ApiKey, BaseUrl, ConfigFile, Json
 from batchwright.cli.terminal import note, say, say_json, say_table, shown_time
 
 COLUMNS = ("id", "name", "tenant", "role", "created", "revoked")
 
-app = typer.Typer(help="API keys: create, list, revoke. Needs an admin key.", no_args_is_help=True)
+app = Program(help="API keys: create, list, revoke. Needs an admin key.")
 
 
 @app.command()
@@ -21,10 +22,11 @@ def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is or what it is for.")],
     *,
     tenant: Annotated[
-        str | None, typer.Option(help="Whose batches and files it reaches [default: default].")
+        str | None,
+        typer.Option(help="The tenant whose batches it reaches; else default."),
     ] = None,
     role: Annotated[
-        str | None, typer.Option(help="user or admin; an admin manages keys [default: user].")
+        str | None, typer.Option(help="user or admin; an admin manages keys. Else user.")
     ] = None,
     config: ConfigFile = None,
     base_url: BaseUrl = None,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from batchwright.domain.errors import UsageError
 
 ConfigFile = Annotated[
     Path | None,
@@ -32,6 +35,18 @@ ApiKey = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
+
+
+def require_file(path: Path, what: str) -> None:
+    """Raise `UsageError` where `path` is no file that can be read; `what` it should hold."""
+    if path.is_dir():
+        raise UsageError(f"FILE: expected a file of {what}, got the folder {path}")
+    if not path.exists():
+        raise UsageError(f"FILE: expected a file of {what}, got {path}, which is not there")
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"FILE: expected a file that you may read, got {path}; see: ls -l {path}")
+
+
 BatchId = Annotated[
     str | None, typer.Argument(metavar="[ID]", help="The batch; without it the newest.")
 ]

@@ -14,7 +14,7 @@ import typer
 from batchwright.cli.connection import connect, given_or_newest, run_async
 from batchwright.cli.exits import Exit, exit_of_batch
 from batchwright.cli.options import ApiKey, BaseUrl, BatchId, ConfigFile
-from batchwright.cli.terminal import note, plain
+from batchwright.cli.terminal import note, plain, shown_count
 from batchwright.domain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def results(
 ) -> int:
     """Print the result lines of a batch: answers first, then failures.
 
-    Of a batch that still runs it prints what is durable so far. The exit code tells how
-    the batch ended.
+    Of a batch that still runs it prints what is durable so far. Of one whose input was refused it
+    says why. The exit code tells how the batch ended.
     """
     return run_async(_results(batch_id, output, config, base_url, api_key))
 
@@ -63,12 +63,15 @@ async def _results(
         if output is not None:
             if not status.is_done:
                 raise UsageError(f"{wanted} is still running; first: batchwright wait {wanted}")
+            if all(batch["status"] == "failed" for batch in status.batches):
+                status.require_valid()  # there is nothing to write
             await _write_files(client, status.batches, output)
         elif status.is_done:
             await _print_files(client, status.batches)
         else:
             await _print_so_far(client, status.batches)
             return Exit.OK
+    status.require_valid()
     return max(exit_of_batch(batch) for batch in status.batches)
 
 
@@ -91,7 +94,7 @@ async def _write(client: Client, file_ids: Sequence[str], path: Path) -> None:
                 lines += chunk.count(b"\n")
                 await asyncio.to_thread(target.write, chunk)
     partial.replace(path)
-    note(f"{lines:,} lines in {path}")
+    note(f"{shown_count(lines, 'line')} in {path}")
 
 
 async def _print_files(client: Client, batches: Sequence[Wire]) -> None:
@@ -107,7 +110,7 @@ async def _print_so_far(client: Client, batches: Sequence[Wire]) -> None:
         async for result in _durable(client, batch["id"]):
             _print(json.dumps(result, ensure_ascii=False).encode())
             count += 1
-    note(f"still running: {count:,} results so far")
+    note(f"still running: {shown_count(count, 'result')} so far")
 
 
 async def _durable(client: Client, batch_id: str) -> AsyncIterator[Wire]:

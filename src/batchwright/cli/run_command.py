@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from batchwright.cli.exits import Exit
 from batchwright.cli.inspection import say_inspection
 from batchwright.cli.run_display import Display, open_display
-from batchwright.cli.terminal import note, say, say_json, shown_span
+from batchwright.cli.terminal import note, say, say_json, shown_cost, shown_span
 from batchwright.config import Config
 from batchwright.local.errors import Stopped
 from batchwright.local.inspection import inspect, line_chunks
@@ -173,7 +173,7 @@ def _say_summary(summary: Summary) -> None:
     )
     usage = summary.usage
     say(f"tokens  {usage.input_tokens:,} in, {usage.output_tokens:,} out")
-    say(f"cost    ${summary.cost:,.4f}" if summary.cost else "cost    $0")
+    say(f"cost    {shown_cost(summary.cost)}")
     if summary.possibly_paid_twice:
         say(f"possibly paid twice  {summary.possibly_paid_twice:,} (an answer was lost on the way)")
     say(f"output  {summary.output}")

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from batchwright.cli.terminal import note, plain, shown_span
+from batchwright.cli.terminal import note, plain, shown_count, shown_span
 from batchwright.local.progress import Snapshot
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _figures(snapshot: Snapshot) -> list[str]:
     if snapshot.failed:
         figures.append(f"{snapshot.failed:,} failed")
     if snapshot.phase == "stopping":
-        figures.append(f"{snapshot.in_flight:,} calls still out")
+        figures.append(f"{shown_count(snapshot.in_flight, 'call')} still out")
     elif snapshot.phase == "running":
         figures.append(f"{_rate(snapshot.calls_per_s)} calls/s")
         figures.append(f"{_rate(snapshot.tokens_per_s)} tokens/s")

@@ -12,25 +12,21 @@ from batchwright.cli.exits import Exit
 
 def sandbox(
     *,
-    port: Annotated[int | None, typer.Option(help="0 takes a free one.  [default: 0]")] = None,
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")
-    ] = None,
+    port: Annotated[int | None, typer.Option(help="0, the default, takes a free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; else 127.0.0.1.")] = None,
     latency: Annotated[
         str | None, typer.Option(help="0.1, 100ms, 50-150ms, or lognormal:MEDIAN,SIGMA.")
     ] = None,
     rpm: Annotated[int | None, typer.Option(help="Requests per minute.")] = None,
     tpm: Annotated[int | None, typer.Option(help="Tokens per minute.")] = None,
     limiter: Annotated[
-        str | None, typer.Option(help="bucket, fixed or sliding.  [default: bucket]")
+        str | None, typer.Option(help="bucket (the default), fixed or sliding.")
     ] = None,
     burst_s: Annotated[
         float | None,
-        typer.Option(help="Seconds' worth of a limit usable at once.  [default: 60]"),
+        typer.Option(help="Seconds' worth of a limit usable at once; else 60."),
     ] = None,
-    tpm_counts: Annotated[
-        str | None, typer.Option(help="estimate or usage.  [default: estimate]")
-    ] = None,
+    tpm_counts: Annotated[str | None, typer.Option(help="estimate (the default) or usage.")] = None,
     fail_rate: Annotated[
         float | None, typer.Option(help="Share of calls that fail, 0 to 1.")
     ] = None,

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from batchwright.cli.connection import BASE_URL_NAME, reachable
+from batchwright.cli.connection import reachable
 from batchwright.cli.exits import Exit
 from batchwright.cli.options import ConfigFile, Json
 from batchwright.cli.terminal import note, say, say_json
@@ -32,10 +32,19 @@ KEEP_ALIVE_S = 75
 
 def serve(
     *,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; else server.host (127.0.0.1).")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port to listen on, 0 takes a free one; else server.port (8000)."),
+    ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of everything that is kept.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of everything that is kept; else data_dir (./batchwright-data).",
+        ),
     ] = None,
     config: ConfigFile = None,
     rehearse: Annotated[
@@ -71,14 +80,22 @@ def _check_exposure(config: Config) -> None:
 
 def _check_providers(config: Config) -> None:
     """No provider is this server itself: its default port is also that of vLLM."""
+    server = config.server
+    here = {*LOOPBACK, "0.0.0.0", server.host}  # noqa: S104 - read, not bound
+    own = _address(server.public_url) if server.public_url is not None else None
     for name, provider in config.providers.items():
-        parts = urlsplit(provider.base_url)
-        is_here = parts.hostname in LOOPBACK and parts.port == config.server.port
-        if is_here and parts.port:
+        host, port = _address(provider.base_url)
+        if (host in here and port == server.port) or (host, port) == own:
             raise ConfigError(
                 f"providers.{name}.base_url: expected another address than that of this server, "
-                f"got {provider.base_url}; choose another server.port"
+                f"got {provider.base_url}: it would send its requests to itself. Choose another "
+                "port for the server (--port) or for the provider (base_url)"
             )
+
+
+def _address(url: str) -> tuple[str | None, int]:
+    parts = urlsplit(url)
+    return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _run(serving: _Serving) -> int:
@@ -301,6 +318,7 @@ def _base_url(config: Config, listening: socket.socket) -> str:
 @contextmanager
 def _announced(data_dir: Path, base_url: str) -> Iterator[None]:
     """While it runs, the client commands on this machine find its address in its folder."""
+    from batchwright.client.settings import BASE_URL_NAME
     from batchwright.data_directory import write_private
 
     path = data_dir.absolute() / BASE_URL_NAME

@@ -12,7 +12,7 @@ import typer
 from batchwright.cli.connection import connect, given_or_newest, run_async
 from batchwright.cli.exits import Exit
 from batchwright.cli.options import ApiKey, BaseUrl, BatchId, ConfigFile, Json
-from batchwright.cli.terminal import say, say_json, shown_time
+from batchwright.cli.terminal import say, say_json, shown_cost, shown_time
 
 if TYPE_CHECKING:
     from batchwright.client.http import Client
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Wire = dict[str, Any]
 
 LABEL_WIDTH = 16
-ERRORS_SHOWN_MAX = 10
+CAUSES_SHOWN_MAX = 10
 LINES_SHOWN_MAX = 20
 EXAMPLES_READ_MAX = 10_000  # lines of an error file that are searched for one of each code
 
@@ -70,8 +70,8 @@ def described(batch: Wire) -> Iterator[str]:
     yield _labelled("requests", _counts(batch))
     yield from _optional("speed", _speed(ours))
     yield from _optional("tokens", _tokens(batch.get("usage") or {}))
-    if ours.get("cost_usd") is not None:
-        yield _labelled("cost", f"${ours['cost_usd']:,.6f}")
+    if "cost_usd" in ours:
+        yield _labelled("cost", shown_cost(ours["cost_usd"]))
     yield _labelled("created", shown_time(batch.get("created_at")))
     if batch["status"] in ("validating", "in_progress", "finalizing"):
         yield _labelled("expires", shown_time(batch.get("expires_at")))
@@ -161,13 +161,11 @@ def _paid_twice(possibly: Wire) -> str | None:
 
 
 def _input_errors(batch: Wire) -> Iterator[str]:
-    errors = (batch.get("errors") or {}).get("data") or []
-    for error in errors[:ERRORS_SHOWN_MAX]:
-        line = error.get("line")
-        where = f"line {line}: " if line is not None else ""
-        yield _labelled("refused", f"{where}{error.get('message')}")
-    if len(errors) > ERRORS_SHOWN_MAX:
-        yield _labelled("", f"and {len(errors) - ERRORS_SHOWN_MAX:,} more (--json shows all)")
+    from batchwright.client.errors import causes
+    from batchwright.client.processor import line_errors
+
+    for cause in causes(line_errors(batch), shown_max=CAUSES_SHOWN_MAX):
+        yield _labelled("refused", cause)
 
 
 def _optional(label: str, text: str | None) -> Iterator[str]:

@@ -9,9 +9,8 @@ import typer
 
 from batchwright.cli.connection import connect, run_async
 from batchwright.cli.exits import Exit, exit_of_batch
-from batchwright.cli.options import ApiKey, BaseUrl, ConfigFile, Json
+from batchwright.cli.options import ApiKey, BaseUrl, ConfigFile, Json, require_file
 from batchwright.cli.terminal import note, say, say_json
-from batchwright.domain.errors import UsageError
 
 
 def submit(
@@ -34,8 +33,7 @@ def submit(
     A file beyond 50,000 requests or 200 MB becomes several batches. Their ids are printed joined
     by commas, which every other command takes.
     """
-    if not file.is_file():
-        raise UsageError(f"FILE: expected a file that exists, got {file}")
+    require_file(file, "batch requests (JSONL)")
     return run_async(_submit(file, window, description, wait, config, base_url, api_key, as_json))
 
 

@@ -95,6 +95,23 @@ def shown_span(span_s: float) -> str:
     return f"{whole_s // 3600} h {whole_s % 3600 // 60:02d} min"
 
 
+def shown_count(count: int, word: str) -> str:
+    """`1 request`, `2,000 requests`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def shown_cost(cost_usd: float | None) -> str:
+    """Dollars: `$0`, `$0.000021`, `$1.50`, `$1,234.00`; without a price `unknown`."""
+    if cost_usd is None:
+        return "unknown (no price is known for the model)"
+    if not cost_usd:
+        return "$0"
+    if cost_usd >= 1:
+        return f"${cost_usd:,.2f}"
+    text = f"{cost_usd:.6f}".rstrip("0")
+    return f"${text:0<4}" if text != "0." else "less than $0.000001"
+
+
 def shown_bytes(size_bytes: float) -> str:
     """A size in the unit that fits: `512 B`, `1.5 MB`."""
     for unit in ("B", "kB", "MB", "GB"):

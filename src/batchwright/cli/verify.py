@@ -10,7 +10,7 @@ import typer
 
 from batchwright.cli.exits import Exit
 from batchwright.cli.options import Json
-from batchwright.cli.terminal import note, say, say_json
+from batchwright.cli.terminal import note, say, say_json, shown_count
 
 if TYPE_CHECKING:
     from batchwright.checker import Verification
@@ -60,8 +60,10 @@ def _say(found: Verification, paths: dict[str, str]) -> None:
     left = found.problem_count - min(PROBLEMS_SHOWN, len(found.problems))
     if left:
         note(f"… and {left:,} more")
-    counts = f"{found.requests:,} requests: {found.successes:,} answers, {found.failures:,} errors"
-    say(counts)
+    requests = shown_count(found.requests, "request")
+    answers = shown_count(found.successes, "answer")
+    errors = shown_count(found.failures, "error")
+    say(f"{requests}: {answers}, {errors}")
     if found.is_whole:
         say("whole: lost 0, doubled 0")
         return

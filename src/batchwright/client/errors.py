@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from batchwright.domain.errors import BatchwrightError
 
-_LINES_SHOWN_MAX = 5
+_CAUSES_SHOWN_MAX = 5
+_TOO_MANY = "too_many_errors"  # the entry of a server that counts those that are not listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,43 @@ class LineError:
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line is not None else ""
         return f"{where}{self.message} ({self.code})"
+
+
+class Fault(Protocol):
+    """What is wrong with one line of an input file, or with all of it (`line` is None)."""
+
+    @property
+    def code(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def line(self) -> int | None: ...
+
+
+def causes(faults: Sequence[Fault], *, unit: str = "line", shown_max: int) -> list[str]:
+    """A text for each cause: its first line, the message, and how many more lines have it.
+
+    At most `shown_max` causes, then the count of the others. `unit` is what a line is called.
+    """
+    found: dict[tuple[str, str], list[Fault]] = {}
+    for fault in faults:
+        found.setdefault((fault.code, fault.message), []).append(fault)
+    totals = [_in_all(message, len(faults) - 1) for code, message in found if code == _TOO_MANY]
+    groups = [same for (code, _), same in found.items() if code != _TOO_MANY]
+    shown = [_cause(same, unit) for same in groups[:shown_max]]
+    left = sum(map(len, groups[shown_max:]))
+    return [*shown, *([f"and {left:,} more of other causes"] if left else []), *totals]
+
+
+def _in_all(message: str, listed: int) -> str:
+    return f"{message.partition('.')[0]}; the first {listed:,} of them are counted here"
+
+
+def _cause(same: Sequence[Fault], unit: str) -> str:
+    first, others = same[0], len(same) - 1
+    where = f"{unit} {first.line:,}: " if first.line is not None else ""
+    more = f", and {others:,} more {unit}{'' if others == 1 else 's'}" if others else ""
+    return f"{where}{first.message} ({first.code}){more}"
 
 
 class ServerUnreachable(BatchwrightError):
@@ -128,10 +166,8 @@ class BatchInvalid(BatchwrightError):
     """
 
     def __init__(self, batch_id: str, errors: Sequence[LineError]) -> None:
-        shown = "; ".join(str(error) for error in errors[:_LINES_SHOWN_MAX])
-        more = len(errors) - _LINES_SHOWN_MAX
-        tail = f"; and {more:,} more" if more > 0 else ""
-        super().__init__(f"Batch {batch_id} failed validation: {shown or 'no reason given'}{tail}")
+        shown = "; ".join(causes(errors, shown_max=_CAUSES_SHOWN_MAX))
+        super().__init__(f"Batch {batch_id} failed validation: {shown or 'no reason given'}")
         self.batch_id = batch_id
         self.errors = tuple(errors)
 

@@ -40,7 +40,7 @@ from batchwright.client.errors import (
     StateConflict,
     Unauthenticated,
 )
-from batchwright.client.settings import DEFAULT_DATA_DIR, resolve_endpoint
+from batchwright.client.settings import resolve_endpoint
 
 if TYPE_CHECKING:
     from pyreqwest.request import RequestBuilder
@@ -96,7 +96,7 @@ class Client:
         *,
         retries: int = 4,
         timeout_s: float = 600.0,
-        data_dir: Path | str = DEFAULT_DATA_DIR,
+        data_dir: Path | str | None = None,
     ) -> None:
         endpoint = resolve_endpoint(api_key, base_url, data_dir=data_dir)
         self.base_url = endpoint.base_url

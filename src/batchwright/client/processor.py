@@ -77,13 +77,19 @@ class JobStatus:
     def is_done(self) -> bool:
         return all(_status(batch) in _TERMINAL for batch in self.batches)
 
+    def require_valid(self) -> None:
+        """Raise `BatchInvalid` for the first batch whose input was refused."""
+        for batch in self.batches:
+            if _status(batch) == "failed":
+                raise BatchInvalid(str(batch["id"]), line_errors(batch))
+
 
 class AsyncBatchProcessor:
     """Batch jobs from a coroutine; `BatchProcessor` is the same for ordinary code.
 
     `api_key`, `base_url`: any OpenAI-compatible API; by default `BATCHWRIGHT_API_KEY` and
-    `BATCHWRIGHT_BASE_URL`, else the server on this machine and the key it left in
-    `./batchwright-data`.
+    `BATCHWRIGHT_BASE_URL`, else the server that runs on this machine, whose address and key
+    lie in `BATCHWRIGHT_DATA_DIR` or `./batchwright-data`.
     `progress`: None shows a bar in a terminal or a notebook, False never.
     `completion_window`: handed to the API with each batch.
     `requests_max`, `size_bytes_max`: larger inputs become several batches (the defaults are
@@ -248,7 +254,7 @@ class AsyncBatchProcessor:
                 continue
             status = _job_status([latest[name] for name in ids])
             _show(bar, status)
-            _raise_if_invalid(status)
+            status.require_valid()
             if status.is_done:
                 break
             await asyncio.sleep(delay_s)
@@ -714,13 +720,8 @@ def _show(bar: Progress, status: JobStatus) -> None:
     bar.show(status.completed + status.failed, status.total, status.status + failed)
 
 
-def _raise_if_invalid(status: JobStatus) -> None:
-    for batch in status.batches:
-        if _status(batch) == "failed":
-            raise BatchInvalid(str(batch["id"]), _line_errors(batch))
-
-
-def _line_errors(batch: Json) -> list[LineError]:
+def line_errors(batch: Json) -> list[LineError]:
+    """Why the input of a Batch object was refused, by line."""
     errors = batch.get("errors") or {}
     entries = errors.get("data") or [] if isinstance(errors, dict) else errors
     first_line = (batch.get("metadata") or {}).get("first_line", "1")

@@ -13,6 +13,7 @@ from batchwright.domain.errors import ConfigError
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
 DEFAULT_DATA_DIR = Path("batchwright-data")
 KEY_FILE_NAME = "admin.key"
+BASE_URL_NAME = "base_url"  # tells where the server listens, while one runs
 
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -33,23 +34,28 @@ def resolve_endpoint(
     api_key: str | None = None,
     base_url: str | None = None,
     *,
-    data_dir: Path | str = DEFAULT_DATA_DIR,
+    data_dir: Path | str | None = None,
+    default_url: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Endpoint:
     """The server to speak to.
 
-    What is passed wins, then `BATCHWRIGHT_BASE_URL` and `BATCHWRIGHT_API_KEY`, then the key
-    that `batchwright serve` left in `data_dir`, then `http://127.0.0.1:8000/v1`.
+    What is passed wins, then `BATCHWRIGHT_BASE_URL` and `BATCHWRIGHT_API_KEY`, then what
+    `batchwright serve` left in `data_dir`: its address while it runs, and the admin key.
+    That folder is `BATCHWRIGHT_DATA_DIR`, else `batchwright-data` here, where it is not passed.
+    Without an address there it is `default_url`, else `http://127.0.0.1:8000/v1`.
     The key of the data directory is sent to this machine only.
     Raises `ConfigError` for a base URL that is not one.
     """
     env = os.environ if environ is None else environ
-    url = (base_url or env.get("BATCHWRIGHT_BASE_URL") or DEFAULT_BASE_URL).strip().rstrip("/")
+    folder = Path(data_dir or env.get("BATCHWRIGHT_DATA_DIR") or DEFAULT_DATA_DIR).expanduser()
+    url = base_url or env.get("BATCHWRIGHT_BASE_URL") or _kept(folder / BASE_URL_NAME)
+    url = (url or default_url or DEFAULT_BASE_URL).strip().rstrip("/")
     _check_url(url)
     key = api_key or env.get("BATCHWRIGHT_API_KEY") or None
     endpoint = Endpoint(url, key.strip() if key else None)
     if endpoint.api_key is None and endpoint.is_loopback:
-        return Endpoint(url, _key_of_data_dir(Path(data_dir)))
+        return Endpoint(url, _kept(folder / KEY_FILE_NAME))
     return endpoint
 
 
@@ -62,8 +68,9 @@ def _check_url(url: str) -> None:
         )
 
 
-def _key_of_data_dir(data_dir: Path) -> str | None:
+def _kept(path: Path) -> str | None:
+    """The text of a file of the data directory; None where it cannot be read."""
     try:
-        return (data_dir / KEY_FILE_NAME).read_text(encoding="utf-8").strip() or None
-    except OSError:
+        return path.read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
         return None

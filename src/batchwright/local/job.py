@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 CHAT_URL = "/v1/chat/completions"
 EMBEDDINGS_URL = "/v1/embeddings"
+_UNPRICED = b'"cost_usd":null}}'  # how a result line of our engine ends without a price
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,11 @@ class Job(Protocol):
     @property
     def url(self) -> str:
         """The endpoint of its requests."""
+        ...
+
+    @property
+    def model(self) -> str | None:
+        """The model of every request; None where each names its own."""
         ...
 
     @property
@@ -118,6 +124,10 @@ class RowsJob:
     @property
     def url(self) -> str:
         return self.plan.url
+
+    @property
+    def model(self) -> str | None:
+        return self.plan.model
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -164,6 +174,7 @@ class LinesJob:
 
     def _lines(self, results: Iterable[Settled], causes: Causes) -> Iterator[ResultLine]:
         for result in results:
+            _note_price(result, causes)
             if result.is_error:
                 text = read_result(self.url, result.line).error or ""
                 causes.add(result.number, text, is_failure=True)
@@ -187,8 +198,13 @@ def _as_text(row: RowResult) -> RowResult:
     return replace(row, answer=msgspec.json.encode(row.embedding).decode())
 
 
+def _note_price(result: Settled, causes: Causes) -> None:
+    causes.unpriced += not result.is_error and result.line.endswith(_UNPRICED)
+
+
 def _rows_of(url: str, results: Iterable[Settled], causes: Causes) -> Iterator[RowResult]:
     for result in results:
+        _note_price(result, causes)
         row = read_result(url, result.line)
         if row.error is not None:
             causes.add(result.number, row.error, is_failure=result.is_error)

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from batchwright.config import Config
 from batchwright.domain.batch import Batch, Status
+from batchwright.domain.batch_error import BatchError
 from batchwright.domain.errors import Damaged, StorageError, UsageError
 from batchwright.domain.key import DEFAULT_TENANT
 from batchwright.domain.usage import NO_USAGE, Usage
@@ -228,7 +229,16 @@ class LocalRun:
             if (problem := self._engine.router.explain(model)) is not None:
                 raise Stalled(f"{problem} Nothing was sent; the same command goes on from here.")
 
+    def _require_served(self) -> None:
+        """A model that all requests share is looked up once, before they are written."""
+        model, unit = self._job.model, self._job.unit
+        problem = None if model is None else self._engine.router.explain(model)
+        if problem is not None:
+            message = f"{problem} Every {unit} asks for it"
+            raise InvalidInput((BatchError("model_not_found", message, "body.model"),), unit=unit)
+
     async def _begin(self) -> None:
+        self._require_served()
         written = await write_requests(self._node, self._job.request_lines())
         if self._controls.stop.is_set():
             raise Stopped("Stopped. Nothing was sent.")
@@ -343,7 +353,7 @@ class LocalRun:
             failed=causes.failed,
             unanswered=causes.unanswered,
             usage=reduce(Usage.add, (each.usage for each in sums), NO_USAGE),
-            cost=sum(each.cost_nano for each in sums) / 1e9,
+            cost=None if causes.unpriced else sum(each.cost_nano for each in sums) / 1e9,
             possibly_paid_twice=sum(each.possibly_paid_twice for each in sums),
             elapsed_s=monotonic() - self._started_at,
             output=output,

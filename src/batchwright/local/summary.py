@@ -31,6 +31,7 @@ class Causes:
     def __init__(self) -> None:
         self.failed = 0  # requests without success
         self.unanswered = 0  # answers that hold none: refused, or ended before the first word
+        self.unpriced = 0  # answers of models without a known price
         self._found: dict[str, Cause] = {}
 
     def add(self, number: int, text: str, *, is_failure: bool) -> None:
@@ -57,7 +58,7 @@ class Summary:
     failed: int
     unanswered: int  # part of `completed`: rows whose answer holds no text (a refusal, say)
     usage: Usage
-    cost: float  # dollars
+    cost: float | None  # dollars; None where an answer's price is not known
     possibly_paid_twice: int
     elapsed_s: float  # of this time
     output: Path

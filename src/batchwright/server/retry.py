@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
 from batchwright.blobs.base import read_extents
-from batchwright.domain.batch import Batch
+from batchwright.domain.batch import Batch, Status
 from batchwright.domain.errors import Conflict, NotFound, UsageError
 from batchwright.domain.file import Extent, File
 from batchwright.domain.lines import LineSplitter
@@ -55,8 +55,16 @@ async def retry_batch(
 async def _failed_requests(context: Context, batch: Batch) -> File:
     """A new input file of the requests that ended in the error file, byte for byte."""
     engine = context.engine
+    if batch.status is Status.FAILED:
+        raise UsageError(
+            f"The input of the batch {batch.id} was refused, so none of its requests ran. Correct "
+            "the lines that its `errors` name, upload the file again and create a new batch."
+        )
     if batch.counts.failed == 0:
-        raise UsageError(f"No request of the batch {batch.id} failed; there is nothing to retry.")
+        raise UsageError(
+            f"The batch {batch.id} is {batch.status}, and none of its {batch.counts.total:,} "
+            "requests failed: there is nothing to retry."
+        )
     lines = await _failed_lines(context, await engine.segments(batch.id))
     if lines.count != batch.counts.failed:
         raise Conflict(f"The results of the batch {batch.id} are no longer kept.")

@@ -97,6 +97,18 @@ def test_an_input_that_is_refused_is_told_by_line(ask: Any, tmp_path: Path) -> N
     assert code == 2
     assert "line 2: The model 'no-such-model' is not served" in err
 
+    code, out, err = ask("results")
+    assert (code, out) == (2, "")
+    assert "failed validation: line 2: The model 'no-such-model' is not served" in err
+    assert "hint: mend these lines and submit again" in err
+
+    code, _, err = ask("results", "-o", str(tmp_path / "out.jsonl"))
+    assert (code, "failed validation: line 2" in err) == (2, True)
+    assert not (tmp_path / "out.jsonl").exists()
+
+    code, _, err = ask("retry")
+    assert "was refused, so none of its requests ran. Correct the lines" in err
+
 
 def test_a_cancelled_batch_has_its_exit_code(ask: Any, tmp_path: Path) -> None:
     source = write_requests(tmp_path / "in.jsonl", *[{}] * 2000)
@@ -142,7 +154,10 @@ def test_a_key_is_made_used_and_revoked(ask: Any) -> None:
     assert ask("keys", "list", "--api-key", token.strip())[0] == 1
     assert ask("keys", "revoke", key_id)[0] == 0
     code, _, err = ask("models", "--api-key", token.strip())
-    assert (code, "hint: pass --api-key" in err) == (1, True)
+    assert (code, "does not take the key of --api-key" in err) == (1, True)
+    assert "hint: pass a key of that server with --api-key" in err
+    assert token.strip() not in err
+    assert "hint: batchwright keys list" in ask("keys", "revoke", "nothing")[2]
 
 
 def test_nothing_by_an_id_is_told_in_one_line(ask: Any) -> None:

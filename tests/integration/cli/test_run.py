@@ -347,12 +347,42 @@ def test_requests_to_two_endpoints_are_refused(batchwright: Batchwright, folder:
     assert "line 2: The url must be the endpoint of the batch" in ended.err
 
 
-def test_a_fault_of_every_line_is_told_once(batchwright: Batchwright, folder: Path) -> None:
+def test_a_model_that_nobody_serves_is_told_in_one_line(
+    batchwright: Batchwright, folder: Path
+) -> None:
     ended = batchwright("run", reviews(folder), "--model", "nobody", "--prompt", "{review}")
 
     assert ended.code == 2
+    told = [line for line in ended.err.splitlines() if "nobody" in line]
+    assert len(told) == 1
+    assert told[0].startswith("error: the requests are wrong; nothing was sent: The model 'nobody'")
+    assert "Every row asks for it" in told[0]
+
+
+def test_a_fault_of_thousands_of_lines_is_told_once(batchwright: Batchwright, folder: Path) -> None:
+    requests = [request(f"r{number}", "x", "nobody") for number in range(1500)]
+    source = write_requests(folder / "in.jsonl", requests)
+
+    ended = batchwright("run", source, "-o", "out.jsonl")
+
+    assert ended.code == 2
     assert ended.err.count("'nobody' is not served") == 1
-    assert "and 2 more rows" in ended.err
+    assert "line 1: The model 'nobody'" in ended.err
+    assert "and 999 more lines\n1,500 lines are wrong; the first 1,000 of them" in ended.err
+
+
+def test_a_price_that_is_not_known_is_told_as_such(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    asked = ("run", reviews(folder), "--model", "m", "--prompt", "{review}")
+
+    assert "cost    unknown" in batchwright(*asked, "-o", "a.csv").out
+    assert json.loads(batchwright(*asked, "-o", "b.csv", "--json").out)["cost"] is None
+
+    free = (*asked[:2], *SENTIMENT)
+    assert "cost    $0\n" in batchwright(*free, "-o", "c.csv").out
+    assert json.loads(batchwright(*free, "-o", "d.csv", "--json").out)["cost"] == 0
 
 
 def test_a_dry_run_shows_the_first_request_and_sends_none(
@@ -543,8 +573,8 @@ def test_check_counts_and_names_models(batchwright: Batchwright, folder: Path) -
 
     assert ended.code == 0
     assert "requests  2" in ended.out
-    assert "builtin/echo: 1 requests, served by builtin" in ended.out
-    assert "gpt-x: 1 requests, not served here" in ended.out
+    assert "builtin/echo: 1 request, served by builtin" in ended.out
+    assert "gpt-x: 1 request. The model 'gpt-x' is not served" in ended.out
 
 
 def test_check_lists_every_fault_with_its_line(batchwright: Batchwright, folder: Path) -> None:

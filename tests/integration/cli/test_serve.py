@@ -151,6 +151,7 @@ def test_a_provider_that_is_the_server_itself_is_refused(
     err = refusal(tmp_path, monkeypatch, capsys, "--port", "8000")
 
     assert "providers.vllm.base_url: expected another address than that of this server" in err
+    assert "it would send its requests to itself. Choose another port" in err
 
 
 # An engine that failed

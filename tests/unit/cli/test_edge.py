@@ -10,7 +10,13 @@ import typer
 from batchwright.cli.app import app
 from batchwright.cli.edge import run
 from batchwright.cli.exits import Exit, exit_of_batch
-from batchwright.client.errors import BatchInvalid, LineError, ServerUnreachable, Unauthenticated
+from batchwright.client.errors import (
+    BatchInvalid,
+    LineError,
+    ObjectNotFound,
+    ServerUnreachable,
+    Unauthenticated,
+)
 from batchwright.domain.errors import ConfigError, Locked, StorageError, UsageError
 
 
@@ -66,7 +72,49 @@ def test_control_characters_of_an_error_are_escaped(capsys: pytest.CaptureFixtur
 def test_a_hint_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     run(raising(Unauthenticated("wrong key", status=401)), [])
 
-    assert "hint: pass --api-key, or set BATCHWRIGHT_API_KEY" in capsys.readouterr().err
+    assert "with --api-key or BATCHWRIGHT_API_KEY" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("message", "command"),
+    [
+        ("No such key: key_1", "batchwright keys list"),
+        ("No such File object: file-1", "batchwright files list"),
+        ("No batch found with id 'batch_1'.", "batchwright list"),
+    ],
+)
+def test_what_was_not_found_is_to_be_looked_up_where_its_kind_is_listed(
+    message: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(raising(ObjectNotFound(message, status=404)), [])
+
+    assert f"hint: {command} shows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (["submit", "nothing.jsonl"], "nothing.jsonl, which is not there"),
+        (["submit", "."], "the folder ."),
+        (["files", "upload", "nothing.jsonl"], "nothing.jsonl, which is not there"),
+    ],
+)
+def test_a_file_that_is_none_is_told_with_what_was_expected(
+    arguments: list[str], given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(app, arguments) == Exit.USAGE
+
+    told, hint = capsys.readouterr().err.splitlines()
+    assert told == f"error: FILE: expected a file of batch requests (JSONL), got {given}"
+    assert hint == f"hint: batchwright {' '.join(arguments[:-1])} --help"
+
+
+def test_a_base_url_that_is_none_is_told_with_where_it_is_given(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(app, ["status", "--base-url", "nonsense"]) == Exit.USAGE
+
+    assert "hint: --base-url gives it" in capsys.readouterr().err
 
 
 def test_the_exit_code_of_a_command_is_what_it_returns() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from batchwright.cli.status import described, reasons
 
 BATCH: dict[str, Any] = {
@@ -31,7 +33,7 @@ def test_counts_speed_cost_and_errors_are_shown() -> None:
 
     assert "1,234 of 5,000 done, 34 failed" in text
     assert "12.5 requests/s" in text
-    assert "$0.250000" in text
+    assert "$0.25\n" in text
     assert "500 × 30, 400 × 4" in text
     assert "possibly 2 (lines 7, 9)" in text
 
@@ -43,11 +45,24 @@ def test_a_batch_of_another_server_has_no_extension_and_is_shown_all_the_same() 
 
 
 def test_what_was_refused_is_shown_by_line() -> None:
-    errors = {"data": [{"line": number, "message": "bad"} for number in range(1, 20)]}
+    errors = {"data": [{"line": n, "message": f"bad {n}", "code": "c"} for n in range(1, 20)]}
     text = shown({**BATCH, "status": "failed", "errors": errors})
 
-    assert "line 1: bad" in text
-    assert "and 9 more" in text
+    assert "line 1: bad 1 (c)" in text
+    assert "and 9 more of other causes" in text
+
+
+def test_a_cause_of_many_lines_is_shown_once() -> None:
+    errors = {"data": [{"line": n, "message": "bad", "code": "c"} for n in range(1, 1001)]}
+
+    text = shown({**BATCH, "status": "failed", "errors": errors})
+
+    assert "line 1: bad (c), and 999 more lines" in text
+
+
+@pytest.mark.parametrize(("cost_usd", "words"), [(None, "unknown"), (0.0, "$0\n")])
+def test_a_cost_that_is_not_known_is_no_zero(cost_usd: float | None, words: str) -> None:
+    assert words in shown({**BATCH, "batchwright": {"cost_usd": cost_usd}})
 
 
 def test_the_reason_for_slowness_is_told() -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from batchwright.cli.terminal import plain, shown_bytes, shown_span, shown_time
+from batchwright.cli.terminal import (
+    plain,
+    shown_bytes,
+    shown_cost,
+    shown_count,
+    shown_span,
+    shown_time,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +42,26 @@ def test_a_span_is_shown_in_the_units_that_fit(span_s: float, shown: str) -> Non
 )
 def test_a_size_is_shown_in_the_unit_that_fits(size: float, shown: str) -> None:
     assert shown_bytes(size) == shown
+
+
+@pytest.mark.parametrize(
+    ("cost_usd", "shown"),
+    [
+        (0, "$0"),
+        (0.000021, "$0.000021"),
+        (4e-9, "less than $0.000001"),
+        (0.5, "$0.50"),
+        (1234.5, "$1,234.50"),
+        (None, "unknown (no price is known for the model)"),
+    ],
+)
+def test_a_cost_is_shown_as_far_as_it_matters(cost_usd: float | None, shown: str) -> None:
+    assert shown_cost(cost_usd) == shown
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, "0 lines"), (1, "1 line"), (2000, "2,000 lines")])
+def test_one_is_one(count: int, shown: str) -> None:
+    assert shown_count(count, "line") == shown
 
 
 def test_no_time_is_shown_as_a_dash() -> None:

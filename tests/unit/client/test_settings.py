@@ -34,6 +34,26 @@ def test_the_data_directory_has_the_key_of_this_machine(data_dir: Path) -> None:
     assert (endpoint.base_url, endpoint.api_key) == (DEFAULT_BASE_URL, "file-key")
 
 
+def test_the_data_directory_has_the_address_of_the_server_that_runs_over_it(
+    data_dir: Path,
+) -> None:
+    (data_dir / "base_url").write_text("http://127.0.0.1:4711/v1\n")
+    usual = {"default_url": "http://127.0.0.1:1/v1", "environ": {}}
+
+    assert resolve_endpoint(data_dir=data_dir, **usual).base_url == "http://127.0.0.1:4711/v1"
+    assert resolve_endpoint(base_url="http://b/v1", data_dir=data_dir).base_url == "http://b/v1"
+    (data_dir / "base_url").unlink()
+    assert resolve_endpoint(data_dir=data_dir, **usual).base_url == "http://127.0.0.1:1/v1"
+
+
+def test_the_environment_names_the_data_directory(data_dir: Path) -> None:
+    (data_dir / "base_url").write_text("http://127.0.0.1:4711/v1\n")
+
+    endpoint = resolve_endpoint(environ={"BATCHWRIGHT_DATA_DIR": str(data_dir)})
+
+    assert (endpoint.base_url, endpoint.api_key) == ("http://127.0.0.1:4711/v1", "file-key")
+
+
 def test_the_key_of_the_data_directory_goes_to_no_other_machine(data_dir: Path) -> None:
     endpoint = resolve_endpoint(base_url="https://a.example/v1", data_dir=data_dir, environ={})
 
