@@ -8,13 +8,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+_STOPPED = 130  # as `exits.Exit.STOPPED`, which may not be imported yet
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command; ends the process with its exit code (`cli.exits`)."""
-    from batchwright.cli.app import app
-    from batchwright.cli.edge import run
+    try:
+        from batchwright.cli.app import app
+        from batchwright.cli.edge import run
 
-    _leave(run(app, arguments))
+        code = run(app, arguments)
+    except KeyboardInterrupt:  # before the command began
+        code = _STOPPED
+    _leave(code)
 
 
 def _leave(code: int) -> NoReturn:

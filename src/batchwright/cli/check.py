@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batchwright.cli.options import ConfigFile, Json
+from batchwright.cli.options import ConfigFile, Json, require_requests
 from batchwright.cli.terminal import note
 
 if TYPE_CHECKING:
@@ -30,18 +30,11 @@ def check(
 
     from batchwright.cli.inspection import say_inspection
     from batchwright.config import load_config
-    from batchwright.domain.errors import UsageError
     from batchwright.local.inspection import file_chunks, inspect
     from batchwright.local.job import url_of
     from batchwright.local.logs import quiet_logs
-    from batchwright.tables import sniff
 
-    form = sniff(source)
-    if form.kind != "batch":
-        raise UsageError(
-            f"{source} holds {form.label}, not batch requests: its first line is no JSON object "
-            "with custom_id, url and body; to look at rows: batchwright run INPUT --dry-run"
-        )
+    form = require_requests(source)
     settings = load_config(config)
     with quiet_logs():
         found = asyncio.run(inspect(file_chunks(source), url_of(form), settings))

@@ -54,13 +54,23 @@ def _report(error: BaseException, help_command: str) -> int:
         case _ if isinstance(error, _ClickError):
             return _say(error.format_message(), _usage_hint(error), Exit.USAGE)
         case BatchwrightError():
-            return _say(str(error), _hint(error, help_command), _exit_of(error))
+            return _say(_message(error), _hint(error, help_command), _exit_of(error))
         case OSError() if error.strerror:
             where = f": {error.filename}" if error.filename else ""
-            return _say(f"{error.strerror}{where}", None, Exit.FAILED)
+            return _say(f"{error.strerror}{where}", _hint_of_path(error), Exit.FAILED)
         case _:
             hint = f"this is a bug of ours; {DEBUG}=1 shows where"
             return _say(f"{type(error).__name__}: {error}", hint, Exit.FAILED)
+
+
+def _message(error: BatchwrightError) -> str:
+    """The text, with the argument that a server refused where it does not name it."""
+    from batchwright.client.errors import BadRequest
+
+    text = str(error)
+    if isinstance(error, BadRequest) and error.param and error.param not in text:
+        return f"{error.param}: {text}"
+    return text
 
 
 def _say(message: str, hint: str | None, code: Exit) -> int:
@@ -79,9 +89,10 @@ def _usage_hint(error: BaseException) -> str | None:
 
 
 def _exit_of(error: BatchwrightError) -> Exit:
-    from batchwright.client.errors import BatchInvalid
+    from batchwright.client.errors import BadRequest, BatchInvalid
 
-    return Exit.USAGE if isinstance(error, UsageError | BatchInvalid) else Exit.FAILED
+    is_usage = isinstance(error, UsageError | BadRequest | BatchInvalid)
+    return Exit.USAGE if is_usage else Exit.FAILED
 
 
 def _help_of(app: typer.Typer, arguments: Sequence[str] | None) -> str:
@@ -102,12 +113,15 @@ def _commands(command: Any) -> dict[str, Any]:
 
 def _hint(error: BatchwrightError, help_command: str) -> str | None:
     from batchwright.client import errors
+    from batchwright.local.errors import InvalidInput
 
     match error:
         case ConfigError(param="base_url"):
             return "--base-url gives it, else BATCHWRIGHT_BASE_URL"
         case ConfigError(param="config"):
             return "name a file that is there, or leave --config out"
+        case ConfigError(param="server.port"):
+            return "choose another with --port; 0 takes a free one"
         case ConfigError():
             return "batchwright config shows every setting and where it came from"
         case Locked():
@@ -125,12 +139,22 @@ def _hint(error: BatchwrightError, help_command: str) -> str | None:
             return "pass an admin key with --api-key; the first start of a server leaves one"
         case errors.ObjectNotFound():
             return _where_to_look(str(error))
+        case InvalidInput():
+            return "mend them and run the same command again; --dry-run looks and sends nothing"
         case errors.BatchInvalid():
             return "mend these lines and submit again; batchwright check FILE finds all of them"
-        case UsageError():
+        case UsageError() | errors.BadRequest():
             return help_command
         case _:
             return None
+
+
+def _hint_of_path(error: OSError) -> str | None:
+    if not error.filename:
+        return None
+    if isinstance(error, PermissionError):
+        return f"see who may use it: ls -ld '{error.filename}'"
+    return "name another file or folder"
 
 
 def _where_to_look(message: str) -> str:

@@ -11,7 +11,14 @@ import typer
 from batchwright.cli.connection import connect, run_async
 from batchwright.cli.exits import Exit
 from batchwright.cli.help import Program
-from batchwright.cli.options import ApiKey, BaseUrl, ConfigFile, Json, require_file
+from batchwright.cli.options import (
+    ApiKey,
+    BaseUrl,
+    ConfigFile,
+    Json,
+    require_file,
+    require_folder_of,
+)
 from batchwright.cli.terminal import (
     note,
     say,
@@ -53,6 +60,8 @@ def list_files(
         if as_json:
             say_json(found)
         else:
+            if not found:
+                note("no file; upload one with: batchwright files upload FILE")
             say_table(COLUMNS, [_row(file) for file in found])
         return Exit.OK
 
@@ -100,6 +109,8 @@ def download(
 
     async def work() -> int:
         async with connect(config, base_url, api_key) as processor:
+            if output is not None:
+                require_folder_of(output)
             target = output or _free(await _own_name(processor.client, file_id))
             size_bytes = await processor.client.download(file_id, target)
         note(f"{shown_bytes(size_bytes)} in {target}")

@@ -11,7 +11,7 @@ import typer
 from batchwright.cli.connection import connect, run_async
 from batchwright.cli.exits import Exit
 from batchwright.cli.options import ApiKey, BaseUrl, ConfigFile, Json
-from batchwright.cli.terminal import say_json, say_table, shown_time
+from batchwright.cli.terminal import note, say_json, say_table, shown_time
 
 if TYPE_CHECKING:
     from batchwright.client.http import Client
@@ -40,6 +40,8 @@ async def _list(
     if as_json:
         say_json(batches)
     else:
+        if not batches:
+            note("no batch yet; make one with: batchwright submit FILE")
         say_table(COLUMNS, [_row(batch) for batch in batches])
     return Exit.OK
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from batchwright.domain.errors import UsageError
+
+if TYPE_CHECKING:
+    from batchwright.tables import InputForm
 
 ConfigFile = Annotated[
     Path | None,
@@ -45,6 +48,27 @@ def require_file(path: Path, what: str) -> None:
         raise UsageError(f"FILE: expected a file of {what}, got {path}, which is not there")
     if not os.access(path, os.R_OK):
         raise UsageError(f"FILE: expected a file that you may read, got {path}; see: ls -l {path}")
+
+
+def require_requests(path: Path) -> InputForm:
+    """The form of a file of batch requests. Raises `UsageError` for any other file."""
+    from batchwright.tables import sniff
+
+    form = sniff(path)
+    if form.kind != "batch":
+        raise UsageError(
+            f"expected batch requests (JSONL), and {path} holds {form.label}: its first line is no "
+            f"object with custom_id, url and body. For rows: batchwright run {path}"
+        )
+    return form
+
+
+def require_folder_of(output: Path) -> None:
+    """Raise `UsageError` where a file of this name cannot be written."""
+    if output.is_dir():
+        raise UsageError(f"--output: expected the name of a file, got the folder {output}")
+    if not output.parent.is_dir():
+        raise UsageError(f"--output: expected a folder that exists, got {output.parent}")
 
 
 BatchId = Annotated[

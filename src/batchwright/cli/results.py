@@ -13,7 +13,7 @@ import typer
 
 from batchwright.cli.connection import connect, given_or_newest, run_async
 from batchwright.cli.exits import Exit, exit_of_batch
-from batchwright.cli.options import ApiKey, BaseUrl, BatchId, ConfigFile
+from batchwright.cli.options import ApiKey, BaseUrl, BatchId, ConfigFile, require_folder_of
 from batchwright.cli.terminal import note, plain, shown_count
 from batchwright.domain.errors import UsageError
 
@@ -46,6 +46,8 @@ def results(
     Of a batch that still runs it prints what is durable so far. Of one whose input was refused it
     says why. The exit code tells how the batch ended.
     """
+    if output is not None:
+        require_folder_of(output)
     return run_async(_results(batch_id, output, config, base_url, api_key))
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from batchwright.cli.exits import Exit
+from batchwright.domain.errors import ConfigError, UsageError
 
 
 def sandbox(
@@ -53,5 +54,12 @@ def sandbox(
         "seed": seed,
     }
     options = {name: value for name, value in given.items() if value is not None}
-    run_sandbox(SandboxOptions(**options))
+    try:
+        run_sandbox(SandboxOptions(**options))
+    except ConfigError as error:
+        raise UsageError(f"--{error}") from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise UsageError(f"--host, --port: {error.strerror}") from error
     return Exit.OK

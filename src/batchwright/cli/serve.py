@@ -300,8 +300,8 @@ def _listen(config: Config) -> socket.socket:
     except OSError as error:
         listening.close()
         raise ConfigError(
-            f"server.port: cannot listen on {host} port {port}: {error.strerror}; "
-            "choose another with --port"
+            f"server.port: cannot listen on {host} port {port}: {error.strerror}",
+            param="server.port",
         ) from error
     return listening
 

@@ -9,8 +9,16 @@ import typer
 
 from batchwright.cli.connection import connect, run_async
 from batchwright.cli.exits import Exit, exit_of_batch
-from batchwright.cli.options import ApiKey, BaseUrl, ConfigFile, Json, require_file
+from batchwright.cli.options import (
+    ApiKey,
+    BaseUrl,
+    ConfigFile,
+    Json,
+    require_file,
+    require_requests,
+)
 from batchwright.cli.terminal import note, say, say_json
+from batchwright.domain.window import window_s
 
 
 def submit(
@@ -34,6 +42,8 @@ def submit(
     by commas, which every other command takes.
     """
     require_file(file, "batch requests (JSONL)")
+    require_requests(file)
+    window_s(window)  # raises before anything is uploaded
     return run_async(_submit(file, window, description, wait, config, base_url, api_key, as_json))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from batchwright.cli.exits import Exit
-from batchwright.cli.options import Json
+from batchwright.cli.options import Json, require_requests
 from batchwright.cli.terminal import note, say, say_json, shown_count
 
 if TYPE_CHECKING:
@@ -36,12 +36,9 @@ def verify(
     Says what is wrong, and where. Exits with 0 where nothing is, else with 1.
     """
     from batchwright.checker import verify_files
-    from batchwright.domain.errors import UsageError
-    from batchwright.tables import error_path_of, sniff
+    from batchwright.tables import error_path_of
 
-    form = sniff(source)
-    if form.kind != "batch":
-        raise UsageError(f"{source} holds {form.label}; batch requests (JSONL) are expected")
+    require_requests(source)
     beside = error_path_of(output)
     if errors is None and beside.exists():
         errors = beside

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from batchwright.data_directory import LOCK_NAME, locked, prepare, read_private, write_private
-from batchwright.domain.errors import Damaged, Locked, StorageError, UsageError
+from batchwright.domain.errors import ConfigError, Damaged, Locked, StorageError, UsageError
 from batchwright.tables import RunIdentity
 
 SUFFIX = ".batchwright"
@@ -100,6 +100,26 @@ class RunState:
             self.folder.rmdir()
 
 
+def _prepared(folder: Path) -> Path:
+    try:
+        return prepare(folder)
+    except ConfigError as error:
+        raise UsageError(
+            f"{folder} is where the state of this run belongs, and something else is there: "
+            "name another output with -o"
+        ) from error
+    except StorageError as error:
+        raise UsageError(
+            f"the state of a run lies beside its output, and {folder} cannot be made there "
+            f"({_reason(error)}): name an output in a folder that you may write to"
+        ) from error
+
+
+def _reason(error: StorageError) -> str:
+    cause = error.__cause__
+    return (cause.strerror if isinstance(cause, OSError) else None) or str(error)
+
+
 @contextmanager
 def open_state(folder: Path) -> Iterator[RunState]:
     """Make the folder if it is new, and hold its lock.
@@ -107,7 +127,7 @@ def open_state(folder: Path) -> Iterator[RunState]:
     Raises `UsageError` for a folder that is not ours, and where another process holds it, saying
     which.
     """
-    folder = prepare(folder)
+    folder = _prepared(folder)
     names = os.listdir(folder)
     if names and LOCK_NAME not in names:
         raise UsageError(f"{folder} is not a state folder of batchwright: name another output")

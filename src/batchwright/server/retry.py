@@ -62,8 +62,8 @@ async def _failed_requests(context: Context, batch: Batch) -> File:
         )
     if batch.counts.failed == 0:
         raise UsageError(
-            f"The batch {batch.id} is {batch.status}, and none of its {batch.counts.total:,} "
-            "requests failed: there is nothing to retry."
+            f"The batch {batch.id} is {batch.status}, and no request of it failed: there is "
+            "nothing to retry."
         )
     lines = await _failed_lines(context, await engine.segments(batch.id))
     if lines.count != batch.counts.failed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +161,46 @@ def test_a_key_is_made_used_and_revoked(ask: Any) -> None:
     assert "hint: batchwright keys list" in ask("keys", "revoke", "nothing")[2]
 
 
+def test_what_the_server_refuses_names_the_argument(ask: Any, tmp_path: Path) -> None:
+    code, _, err = ask("keys", "create", "ann", "--role", "king")
+
+    assert code == 2
+    assert "role: Invalid value: 'king'" in err
+    assert "hint: batchwright keys create --help" in err
+
+
+def test_nothing_is_uploaded_where_the_window_or_the_file_is_wrong(
+    ask: Any, tmp_path: Path
+) -> None:
+    source = write_requests(tmp_path / "unsent.jsonl", {})
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+
+    code, _, err = ask("submit", str(source), "--window", "5x")
+    assert (code, "Invalid value: '5x'" in err) == (2, True)
+    code, _, err = ask("submit", str(tmp_path / "rows.csv"))
+    assert (code, "expected batch requests (JSONL)" in err) == (2, True)
+    assert "unsent.jsonl" not in ask("files", "list")[1]
+
+
+@pytest.mark.parametrize(
+    ("output", "told"), [("nowhere/x.jsonl", "a folder that exists"), (".", "the name of a file")]
+)
+def test_results_need_a_place(ask: Any, output: str, told: str) -> None:
+    code, _, err = ask("results", "-o", output)
+
+    assert (code, f"--output: expected {told}, got" in err) == (2, True)
+
+
+def test_an_empty_list_says_how_to_fill_it(ask: Any) -> None:
+    token = ask("keys", "create", "new", "--tenant", "new")[1].strip()
+
+    code, out, err = ask("list", "--api-key", token)
+    assert (code, out) == (0, "")
+    assert "no batch yet; make one with: batchwright submit FILE" in err
+    assert "no file; upload one" in ask("files", "list", "--api-key", token)[2]
+    assert ask("list", "--json", "--api-key", token)[1:] == ("[]\n", "")
+
+
 def test_nothing_by_an_id_is_told_in_one_line(ask: Any) -> None:
     code, out, err = ask("status", "batch_nothing")
 
@@ -222,4 +263,16 @@ def test_the_sandbox_answers_and_stops(tmp_path: Path) -> None:
 
 def test_a_wrong_option_of_the_sandbox_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(app, ["sandbox", "--fail-rate", "2"]) == 2
-    assert "fail-rate: expected 0 to 1, got 2" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "--fail-rate: expected 0 to 1, got 2" in err
+    assert "hint: batchwright sandbox --help" in err
+
+
+def test_a_port_that_the_sandbox_cannot_have_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+
+        assert run(app, ["sandbox", "--port", str(taken.getsockname()[1])]) == 2
+
+    assert "error: --host, --port: " in capsys.readouterr().err

@@ -371,6 +371,18 @@ def test_a_fault_of_thousands_of_lines_is_told_once(batchwright: Batchwright, fo
     assert "and 999 more lines\n1,500 lines are wrong; the first 1,000 of them" in ended.err
 
 
+def test_a_state_that_cannot_be_kept_is_told_before_anything_is_sent(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    (folder / "out.csv.batchwright").write_text("somebody's file")
+
+    ended = batchwright("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+
+    assert ended.code == 2
+    assert "out.csv.batchwright is where the state of this run belongs" in ended.err
+    assert "name another output with -o" in ended.err
+
+
 def test_a_price_that_is_not_known_is_told_as_such(
     batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
 ) -> None:

@@ -121,7 +121,7 @@ def test_a_port_in_use_is_refused(
         err = refusal(tmp_path, monkeypatch, capsys, "--port", str(port))
 
     assert f"cannot listen on 127.0.0.1 port {port}" in err
-    assert "choose another with --port" in err
+    assert "hint: choose another with --port" in err
 
 
 def test_an_address_that_others_reach_needs_encryption_or_a_word_that_it_is_meant(

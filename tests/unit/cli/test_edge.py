@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import typer
 
+from batchwright.cli import main
 from batchwright.cli.app import app
 from batchwright.cli.edge import run
 from batchwright.cli.exits import Exit, exit_of_batch
@@ -61,6 +62,25 @@ def test_an_error_is_a_line_and_an_exit_code(
 
 def test_ctrl_c_has_an_exit_code_of_its_own() -> None:
     assert run(raising(KeyboardInterrupt()), []) == 130
+
+
+def test_ctrl_c_before_the_command_began_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    left: list[int] = []
+    monkeypatch.setattr("batchwright.cli.edge.run", interrupted)
+    monkeypatch.setattr("batchwright.cli._leave", left.append)
+
+    main([])
+
+    assert left == [Exit.STOPPED]
+
+
+def test_who_may_not_read_is_shown_where_to_look(capsys: pytest.CaptureFixture[str]) -> None:
+    run(raising(PermissionError(13, "Permission denied", "a/b.csv")), [])
+
+    assert "hint: see who may use it: ls -ld 'a/b.csv'" in capsys.readouterr().err
 
 
 def test_control_characters_of_an_error_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
