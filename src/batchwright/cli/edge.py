@@ -113,7 +113,7 @@ def _commands(command: Any) -> dict[str, Any]:
 
 def _hint(error: BatchwrightError, help_command: str) -> str | None:
     from batchwright.client import errors
-    from batchwright.local.errors import InvalidInput
+    from batchwright.local.errors import InvalidInput, Stalled
 
     match error:
         case ConfigError(param="base_url"):
@@ -140,7 +140,9 @@ def _hint(error: BatchwrightError, help_command: str) -> str | None:
         case errors.ObjectNotFound():
             return _where_to_look(str(error))
         case InvalidInput():
-            return "mend them and run the same command again; --dry-run looks and sends nothing"
+            return "mend that and run the same command again; --dry-run looks and sends nothing"
+        case Stalled():
+            return "does the provider run? batchwright config shows its base_url and its key"
         case errors.BatchInvalid():
             return "mend these lines and submit again; batchwright check FILE finds all of them"
         case UsageError() | errors.BadRequest():

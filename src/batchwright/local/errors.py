@@ -14,8 +14,10 @@ class InvalidInput(UsageError):
 
     def __init__(self, errors: tuple[BatchError, ...], *, unit: str) -> None:
         found = causes(errors, unit=unit, shown_max=_CAUSES_SHOWN)
-        head = "the requests are wrong; nothing was sent"
-        super().__init__(f"{head}: {found[0]}" if len(found) == 1 else "\n".join([head, *found]))
+        if len(found) == 1:
+            super().__init__(f"nothing was sent: {found[0]}")
+        else:
+            super().__init__("\n".join(["the requests are wrong; nothing was sent", *found]))
         self.errors = errors
 
 

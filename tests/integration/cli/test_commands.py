@@ -14,6 +14,7 @@ import pytest
 
 from batchwright.cli.app import app
 from batchwright.cli.edge import run
+from batchwright.client import BatchProcessor
 from batchwright_process import Served, command, environment
 
 
@@ -199,6 +200,13 @@ def test_an_empty_list_says_how_to_fill_it(ask: Any) -> None:
     assert "no batch yet; make one with: batchwright submit FILE" in err
     assert "no file; upload one" in ask("files", "list", "--api-key", token)[2]
     assert ask("list", "--json", "--api-key", token)[1:] == ("[]\n", "")
+
+
+def test_the_library_finds_the_server_and_its_key_as_the_commands_do(ask: Any) -> None:
+    with BatchProcessor(progress=False) as processor:
+        results = processor.run(["hello"], model="builtin/echo")
+
+    assert [result["response"] for result in results] == ["hello"]
 
 
 def test_nothing_by_an_id_is_told_in_one_line(ask: Any) -> None:

@@ -355,7 +355,7 @@ def test_a_model_that_nobody_serves_is_told_in_one_line(
     assert ended.code == 2
     told = [line for line in ended.err.splitlines() if "nobody" in line]
     assert len(told) == 1
-    assert told[0].startswith("error: the requests are wrong; nothing was sent: The model 'nobody'")
+    assert told[0].startswith("error: nothing was sent: The model 'nobody'")
     assert "Every row asks for it" in told[0]
 
 
