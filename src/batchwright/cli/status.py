@@ -162,7 +162,7 @@ def _paid_twice(possibly: Wire) -> str | None:
 
 def _input_errors(batch: Wire) -> Iterator[str]:
     from batchwright.client.errors import causes
-    from batchwright.client.processor import line_errors
+    from batchwright.client.job_status import line_errors
 
     for cause in causes(line_errors(batch), shown_max=CAUSES_SHOWN_MAX):
         yield _labelled("refused", cause)

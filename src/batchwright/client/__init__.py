@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batchwright.client.blocking import BatchProcessor
     from batchwright.client.direct import process_batch, process_batch_async
     from batchwright.client.errors import (
         ApiError,
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
         Unauthenticated,
     )
     from batchwright.client.http import Client
-    from batchwright.client.processor import AsyncBatchProcessor, BatchProcessor, JobStatus
+    from batchwright.client.job_status import JobStatus
+    from batchwright.client.processor import AsyncBatchProcessor
     from batchwright.client.results import Result
     from batchwright.client.sync import run_sync
 
@@ -35,10 +37,10 @@ _HOMES = {
     "AsyncBatchProcessor": "processor",
     "BadRequest": "errors",
     "BatchInvalid": "errors",
-    "BatchProcessor": "processor",
+    "BatchProcessor": "blocking",
     "Client": "http",
     "Forbidden": "errors",
-    "JobStatus": "processor",
+    "JobStatus": "job_status",
     "LineError": "errors",
     "ObjectNotFound": "errors",
     "RateLimited": "errors",

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from batchwright.client import http
+from batchwright.client.blocking import BatchProcessor
 from batchwright.client.errors import BatchInvalid, RequestFailure, ServerFailed, ServerUnreachable
-from batchwright.client.processor import AsyncBatchProcessor, BatchProcessor, poll_delays
+from batchwright.client.processor import AsyncBatchProcessor, poll_delays
 from batchwright.domain.errors import UsageError
 from fake_openai_batch import FakeBatch, FakeOpenAI, echo_all, http_failure, not_run, success
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from batchwright.blobs.memory import MemoryBlobs
-from batchwright.engine.journal import Journal
+from batchwright.engine.journal import NO_SUMS, Journal
 from batchwright.engine.results import ResultIndex
 from batchwright.engine.tally import Tally
 from batchwright.local.merge import Settled, pulled, windows
@@ -27,18 +27,10 @@ async def segment_of(
     keys = journal.keys
     await blobs.create((keys.output, keys.error, keys.account))
     for line, (text, is_output) in results.items():
-        journal.add_result(
-            line,
-            is_output=is_output,
-            text=text + b"\n",
-            lane=0,
-            code=200 if is_output else 400,
-            flags=0,
-            attempts=1,
-            tokens=(0, 0, 0, 0),
-            cost_nano=0,
-            charge_nano=0,
-        )
+        if is_output:
+            journal.add_output(text + b"\n", (line, 0, 200, 0, 1), NO_SUMS)
+        else:
+            journal.add_error(text + b"\n", (line, 0, 400, 0, 1))
     return await journal.close()
 
 
