@@ -23,6 +23,7 @@ from batchwright.local.merge import Settled
 from batchwright.local.runner import Controls, config_for_run, run_job, settle_state
 from batchwright.local.state import Manifest, RunState, open_state, state_folder_of
 from batchwright.local.summary import Causes, Summary
+from batchwright.system import prefer_throughput
 
 T = TypeVar("T")
 
@@ -128,6 +129,7 @@ class RunCommand:
 
 
 def _in_loop(work: Coroutine[Any, Any, T]) -> T:
+    prefer_throughput()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         return runner.run(work)
 

@@ -102,8 +102,10 @@ def _run(serving: _Serving) -> int:
     import uvloop
 
     from batchwright.cli.logs import configure_logs
+    from batchwright.system import prefer_throughput
 
     configure_logs()
+    prefer_throughput()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serving.run())
 

@@ -88,7 +88,7 @@ class BatchRun:
         self._low = asyncio.Event()  # a feed runs low, or a request waits no more
         self._waiting = Waiting(monotonic=runtime.monotonic, on_due=self._send_again)
         self._alone: deque[Pending] = deque()  # in flight at two crashes: sent one at a time
-        self._in_flight: dict[Pending, int] = {}  # with the slot
+        self._in_flight: dict[int, Pending] = {}  # by slot
         self._quiet = asyncio.Event()  # nothing is in flight
         self._held_bytes = 0
         self._is_sending = False
@@ -158,11 +158,11 @@ class BatchRun:
         """Take the answers that are still out for lost; that is no crash of theirs."""
         self._is_abandoned = True
         abandoned = list(self._in_flight.items())
-        for pending, _ in abandoned:
+        for _, pending in abandoned:
             self._recorder.lost_attempt(pending, Code.REQUEST_FAILED, None)
         if self.failure is None:
             await self._journal.flush()
-            for _, slot in abandoned:
+            for slot, _ in abandoned:
                 self._slots.give_back(slot)
 
     async def write_not_run(self, code: Code, is_stopping: Callable[[], bool]) -> None:
@@ -189,14 +189,17 @@ class BatchRun:
 
     async def _read(self) -> None:
         """Read the input and put each request that is not done into the feed of its lane."""
+        # What this epoch does to a line, it does after reading it: where no earlier epoch did
+        # anything, no line is done.
+        is_fresh = not self.tally.settled
         is_done = self.tally.is_done
         splitter = LineSplitter(line_bytes_max=self._settings.line_bytes_max)
         async for chunk in read_extents(self._blobs, self._extents):
             for line in splitter.feed(chunk):
-                if not is_done(line.number) and not self._admit(line):
+                if (is_fresh or not is_done(line.number)) and not self._admit(line):
                     await self._admit_late(line)
         for line in splitter.finish():
-            if not is_done(line.number) and not self._admit(line):
+            if (is_fresh or not is_done(line.number)) and not self._admit(line):
                 await self._admit_late(line)
         self._is_read = True
         self._send_one_alone()
@@ -247,12 +250,12 @@ class BatchRun:
 
     def _pending(self, request: Request, route: Route) -> Pending:
         """The request with the name that its model has at the provider."""
-        body = with_model(request.body, request.model, route.model)
-        if body is not request.body:
+        if request.model != route.model:
+            body = with_model(request.body, request.model, route.model)
             request = Request(request.line, request.custom_id, request.url, body, route.model)
         # About four bytes make a token; the completion is taken from those seen so far.
-        tokens = len(body) // 4 + int(self._completion_tokens)
-        return Pending(request, route, tokens=tokens, call=self.call)
+        tokens = len(request.body) // 4 + int(self._completion_tokens)
+        return Pending(request, route, tokens, self.call)
 
     def _is_fit(self, pending: Pending) -> bool:
         """Whether a request may go with the others: a suspect of two crashes goes alone."""
@@ -286,11 +289,11 @@ class BatchRun:
             lane.wake()
 
     def _is_full(self, feed: Feed) -> bool:
-        is_over_budget = self._held_bytes >= self._settings.held_bytes_max
+        ready = len(feed.ready)
         return (
-            len(feed.ready) >= FEED_MAX
+            ready >= FEED_MAX
+            or (ready > 0 and self._held_bytes >= self._settings.held_bytes_max)
             or len(self._waiting) >= WAITING_MAX
-            or (is_over_budget and bool(feed.ready))
         )
 
     def _send_one_alone(self) -> None:
@@ -311,7 +314,7 @@ class BatchRun:
             return
         pending.tries += 1
         slot = self._slots.take(request.line, pending.tries)
-        self._in_flight[pending] = slot
+        self._in_flight[slot] = pending
         outcome: Outcome
         try:
             outcome = await route.provider.transport.send(
@@ -319,7 +322,7 @@ class BatchRun:
             )
         except TransportError as error:
             outcome = error
-        del self._in_flight[pending]
+        del self._in_flight[slot]
         if not self._in_flight:
             self._quiet.set()
         if self._is_abandoned or self._journal.failure is not None:
@@ -335,9 +338,8 @@ class BatchRun:
             except BadAnswer as error:
                 outcome = error
             else:
-                lane, usage = pending.route.lane, checked.usage
-                lane.report_success()
-                lane.settle_tokens(pending.tokens, usage.total_tokens)
+                usage = checked.usage
+                pending.route.lane.report_success(pending.tokens, usage.total_tokens)
                 self._completion_tokens += (usage.output_tokens - self._completion_tokens) / 50
                 token = self._token(pending, slot, len(outcome.body))
                 self._recorder.success(pending, outcome, checked, token)

@@ -23,13 +23,18 @@ from batchwright.engine.account import (
     MAYBE_PAID,
     OUTPUT,
     RECORD_BYTES,
-    Record,
+    Fields,
     mark,
     pack,
 )
 from batchwright.engine.tally import Tally
 
-Fields = tuple[Any, ...]  # the fields of a Record
+Attempt = tuple[int, int, int, int, int]
+"""Line, lane, code, flags, attempts: the first fields of a `Record`."""
+Sums = tuple[int, int, int, int, int, int]
+"""Tokens in, cached, out and for reasoning; cost and charge."""
+NO_SUMS: Sums = (0, 0, 0, 0, 0, 0)
+_NO_TEXT = (0, 0, 0)  # offset, length and CRC-32 of a record without a result line
 
 
 class Journal:
@@ -48,6 +53,7 @@ class Journal:
         self.batch_id = batch_id
         self.epoch = epoch
         self.tally = tally
+        self._epoch_tag = epoch & 0xFFFF
         self.keys = SegmentKeys.of(batch_id, epoch)
         self.failure: StorageError | None = None
         self._blobs = blobs
@@ -67,85 +73,55 @@ class Journal:
         """The lengths up to which the files are durable."""
         return self._synced
 
-    def add_result(
-        self,
-        line: int,
-        *,
-        is_output: bool,
-        text: bytes,
-        lane: int,
-        code: int,
-        flags: int,
-        attempts: int,
-        tokens: tuple[int, int, int, int],
-        cost_nano: int,
-        charge_nano: int,
-        token: Any = None,
-    ) -> None:
-        """Gather the line that a request ends as. `token` is handed to `on_durable` once it is."""
-        which = 0 if is_output else 1
-        offset = self._lengths[which]
-        length = len(text)
-        self._lengths[which] = offset + length
-        group = self._gathering
-        (group.output if is_output else group.error).append(text)
-        self._gather(
-            (
-                line,
-                lane,
-                code,
-                flags | (OUTPUT if is_output else ERROR),
-                min(attempts, ATTEMPTS_MAX),
-                self.epoch & 0xFFFF,
-                *tokens,
-                cost_nano,
-                charge_nano,
-                self._now(),
-                offset,
-                length,
-                crc32(text),
-            ),
-            token,
-        )
+    def add_output(self, text: bytes, attempt: Attempt, sums: Sums, token: Any = None) -> None:
+        """Gather the result line of an answered request.
 
-    def add_attempt(
-        self, line: int, *, lane: int, code: int, flags: int, attempts: int, token: Any = None
-    ) -> None:
+        `token` is handed to `on_durable` once the line is durable.
+        """
+        offset = self._lengths[0]
+        self._lengths[0] = offset + len(text)
+        self._gathering.output.append(text)
+        self._gather_result(text, OUTPUT, attempt, sums, offset, token)
+
+    def add_error(self, text: bytes, attempt: Attempt, token: Any = None) -> None:
+        """Gather the result line of a request that ends without success."""
+        offset = self._lengths[1]
+        self._lengths[1] = offset + len(text)
+        self._gathering.error.append(text)
+        self._gather_result(text, ERROR, attempt, NO_SUMS, offset, token)
+
+    def add_attempt(self, attempt: Attempt, token: Any = None) -> None:
         """Gather an attempt that may have cost money and did not become the result."""
-        epoch, now = self.epoch & 0xFFFF, self._now()
-        self._gather(
-            (
-                line,
-                lane,
-                code,
-                flags,
-                min(attempts, ATTEMPTS_MAX),
-                epoch,
-                *(0, 0, 0, 0, 0, 0),
-                now,
-                *(0, 0, 0),
-            ),
-            token,
-        )
+        line, lane, code, flags, attempts = attempt
+        tries = min(attempts, ATTEMPTS_MAX)
+        head = (line, lane, code, flags, tries, self._epoch_tag)
+        self._gather((*head, *NO_SUMS, self._now(), *_NO_TEXT), token)
 
     def add_crash(self, line: int, *, crashes: int, epoch: int) -> None:
         """Gather that a request was in flight when the writer of `epoch` died."""
-        flags, now = MAYBE_PAID | IN_CRASH, self._now()
-        code, ours = Code.LOST_IN_CRASH, self.epoch & 0xFFFF
-        self._gather(
-            (line, 0, code, flags, crashes, ours, 0, 0, 0, 0, 0, 0, now, epoch, 0, 0), None
-        )
+        flags = MAYBE_PAID | IN_CRASH
+        head = (line, 0, Code.LOST_IN_CRASH, flags, crashes, self._epoch_tag)
+        self._gather((*head, *NO_SUMS, self._now(), epoch, 0, 0), None)
+
+    def _gather_result(
+        self, text: bytes, kind: int, attempt: Attempt, sums: Sums, offset: int, token: Any
+    ) -> None:
+        line, lane, code, flags, attempts = attempt
+        if attempts > ATTEMPTS_MAX:
+            attempts = ATTEMPTS_MAX
+        head = (line, lane, code, flags | kind, attempts, self._epoch_tag)
+        self._gather((*head, *sums, self._now(), offset, len(text), crc32(text)), token)
 
     def _gather(self, fields: Fields, token: Any) -> None:
         if self.failure is not None:
             self._on_durable((token,))  # nothing that comes now will be written
             return
         group = self._gathering
-        group.fields.append(fields)
-        group.tokens.append(token)
-        if len(group.fields) == 1:
+        if not group.fields:
             self._wake.set()
             self._idle.clear()
+        group.fields.append(fields)
+        group.tokens.append(token)
 
     async def flush(self) -> None:
         """Wait until everything gathered so far is durable. Raises the failure if there is one."""
@@ -202,9 +178,9 @@ class Journal:
         self._synced = SegmentLengths(
             synced.output + len(output), synced.error + len(error), self._lengths[2]
         )
-        apply, make = self.tally.apply, tuple.__new__  # what `Record._make` does, without its check
+        apply = self.tally.apply
         for fields in group.fields:
-            apply(make(Record, fields))
+            apply(fields)
         self._on_durable(group.tokens)
 
 

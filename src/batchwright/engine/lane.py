@@ -120,8 +120,11 @@ class Lane:
         until = self._runtime.monotonic() + delay_s
         self._paused_until = max(self._paused_until, until)
 
-    def report_success(self) -> None:
+    def report_success(self, reserved: int = 0, used: int = 0) -> None:
+        """Note an answer; `used` tokens were used where `reserved` had been taken for it."""
         self._troubles = 0
+        if self._tokens is not None:
+            take(self._tokens, used - reserved, self._runtime.monotonic())
         if self.tripped is not None:
             self.tripped = None
             self._probe_at = 0.0
@@ -138,11 +141,6 @@ class Lane:
         """Stop sending but for a probe each `PROBE_EVERY_S`, until one passes."""
         self.tripped = reason
         self._probe_at = self._runtime.monotonic() + PROBE_EVERY_S
-
-    def settle_tokens(self, reserved: int, used: int) -> None:
-        """Correct the token bucket once the real usage is known."""
-        if self._tokens is not None:
-            take(self._tokens, used - reserved, self._runtime.monotonic())
 
     def holds_back(self) -> str | None:
         """What keeps this lane from sending now, in words for a person; None if nothing does."""
@@ -224,7 +222,8 @@ class Lane:
             return None
         if source is not self._live:
             self._free_slots -= 1
-            self._feeds.rotate(-1)  # the next feed's turn
+            if len(self._feeds) > 1:
+                self._feeds.rotate(-1)  # the next feed's turn
         return source.popleft()
 
     def _passes(self, job: Job) -> bool:

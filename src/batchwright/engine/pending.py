@@ -6,33 +6,25 @@ import asyncio
 import heapq
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from batchwright.domain.request import Request
 from batchwright.engine.routing import Route
 
 
-class Pending:
+class Pending(msgspec.Struct, eq=False):
     """A request on its way to a result. It is the job that a lane runs."""
 
-    __slots__ = ("_call", "attempts", "is_maybe_paid", "request", "route", "tokens", "tries")
-
-    def __init__(
-        self,
-        request: Request,
-        route: Route,
-        *,
-        tokens: int,
-        call: Callable[[Pending], Awaitable[None]],
-    ) -> None:
-        self.request = request
-        self.route = route
-        self.tokens = tokens  # estimated, for the lane's token limit
-        self.attempts = 0  # those that count against `max_attempts`
-        self.tries = 0  # all of them
-        self.is_maybe_paid = False  # an answer was lost on the way
-        self._call = call
+    request: Request
+    route: Route
+    tokens: int  # estimated, for the lane's token limit
+    call: Callable[[Pending], Awaitable[None]]
+    attempts: int = 0  # those that count against `max_attempts`
+    tries: int = 0  # all of them
+    is_maybe_paid: bool = False  # an answer was lost on the way
 
     def run(self) -> Awaitable[None]:
-        return self._call(self)
+        return self.call(self)
 
 
 class Waiting:

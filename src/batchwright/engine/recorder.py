@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -23,13 +24,13 @@ from batchwright.domain.result import (
 from batchwright.engine.account import MAYBE_PAID
 from batchwright.engine.journal import Journal
 from batchwright.engine.pending import Pending
-from batchwright.engine.routing import Route
 from batchwright.providers.base import Answer
 
 Outcome = Answer | TransportError | BadAnswer
 """What came of an attempt: any HTTP answer, none at all, or a 2xx that is no answer."""
 
-_NO_TOKENS = (0, 0, 0, 0)
+
+_OURS_NOT_SENT = b'{"route":null,"mode":null,"attempts":0,"cost_usd":null}'
 
 
 class Recorder:
@@ -53,32 +54,28 @@ class Recorder:
             answer.status,
             self._request_id(pending, answer),
             checked.body,
-            _ours(route, pending.tries, cost_nano if rates is not None else None),
+            _ours(route.name_json, pending.tries, cost_nano if rates is not None else None),
         )
-        self._journal.add_result(
-            request.line,
-            is_output=True,
-            text=text,
-            lane=route.lane.tag,
-            code=answer.status,
-            flags=MAYBE_PAID if pending.is_maybe_paid else 0,
-            attempts=pending.tries,
-            tokens=(
+        flags = MAYBE_PAID if pending.is_maybe_paid else 0
+        self._journal.add_output(
+            text,
+            (request.line, route.lane.tag, answer.status, flags, pending.tries),
+            (
                 usage.input_tokens,
                 usage.cached_tokens,
                 usage.output_tokens,
                 usage.reasoning_tokens,
+                cost_nano,
+                cost_nano,
             ),
-            cost_nano=cost_nano,
-            charge_nano=cost_nano,
-            token=slot_token,
+            slot_token,
         )
 
     def failure(self, pending: Pending, outcome: Outcome, slot_token: Any) -> None:
         """The line of a request that was tried and ends without success."""
         request = pending.request
         head = line_head(self._prefix, request.line)
-        ours = _ours(pending.route, pending.tries, None)
+        ours = _ours(pending.route.name_json, pending.tries, None)
         code = code_of(outcome)
         if isinstance(outcome, Answer):
             text = answer_line(
@@ -91,15 +88,9 @@ class Recorder:
             )
         else:
             text = failure_line(head, request.custom_id, Code(code), str(outcome), ours)
-        self._add_error(
-            request.line,
-            text,
-            code=code,
-            lane=pending.route.lane.tag,
-            tries=pending.tries,
-            is_maybe_paid=pending.is_maybe_paid,
-            token=slot_token,
-        )
+        flags = MAYBE_PAID if pending.is_maybe_paid else 0
+        attempt = (request.line, pending.route.lane.tag, code, flags, pending.tries)
+        self._journal.add_error(text, attempt, slot_token)
 
     def not_sent(
         self, request: Request, code: Code, message: str, *, is_maybe_paid: bool = False
@@ -111,49 +102,17 @@ class Recorder:
     def render_not_sent(self, line: int, custom_id: str, code: Code, message: str) -> bytes:
         """Only the text of such a line: for rendering many off the event loop."""
         head = line_head(self._prefix, line)
-        return failure_line(head, custom_id, code, message, _ours(None, 0, None))
+        return failure_line(head, custom_id, code, message, _OURS_NOT_SENT)
 
     def rendered(self, line: int, text: bytes, code: Code, *, is_maybe_paid: bool = False) -> None:
         """A line that `render_not_sent` made."""
-        self._add_error(
-            line, text, code=code, lane=0, tries=0, is_maybe_paid=is_maybe_paid, token=None
-        )
+        self._journal.add_error(text, (line, 0, code, MAYBE_PAID if is_maybe_paid else 0, 0))
 
     def lost_attempt(self, pending: Pending, code: int, slot_token: Any) -> None:
         """An attempt whose answer was lost and may have been paid for."""
-        self._journal.add_attempt(
-            pending.request.line,
-            lane=pending.route.lane.tag,
-            code=code,
-            flags=MAYBE_PAID,
-            attempts=pending.tries,
-            token=slot_token,
-        )
-
-    def _add_error(
-        self,
-        line: int,
-        text: bytes,
-        *,
-        code: int,
-        lane: int,
-        tries: int,
-        is_maybe_paid: bool,
-        token: Any,
-    ) -> None:
-        self._journal.add_result(
-            line,
-            is_output=False,
-            text=text,
-            lane=lane,
-            code=code,
-            flags=MAYBE_PAID if is_maybe_paid else 0,
-            attempts=tries,
-            tokens=_NO_TOKENS,
-            cost_nano=0,
-            charge_nano=0,
-            token=token,
-        )
+        lane = pending.route.lane.tag
+        attempt = (pending.request.line, lane, code, MAYBE_PAID, pending.tries)
+        self._journal.add_attempt(attempt, slot_token)
 
     def _request_id(self, pending: Pending, answer: Answer) -> str:
         """The provider's, or one of ours where it gave none."""
@@ -174,12 +133,11 @@ def code_of(outcome: Outcome) -> int:
             return Code.REQUEST_FAILED
 
 
-def _ours(route: Route | None, tries: int, cost_nano: int | None) -> bytes:
+@lru_cache(maxsize=256)  # one cost is much like another
+def _ours(route_json: bytes, tries: int, cost_nano: int | None) -> bytes:
     """The object under `batchwright` on a result line; `cost_usd` null if unknown."""
-    if route is None:
-        return b'{"route":null,"mode":null,"attempts":0,"cost_usd":null}'
     return b'{"route":%b,"mode":"realtime","attempts":%d,"cost_usd":%b}' % (
-        route.name_json,
+        route_json,
         tries,
         _dollars(cost_nano),
     )

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from struct import Struct
 
-_ENTRY = Struct("<II")  # line (0: free), attempt
+_ENTRY = Struct("=Q")  # the line in the low half (0: free), the attempt in the high one
 ENTRY_BYTES = _ENTRY.size
+_LINE_MASK = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,8 @@ class SlotTable:
     """The slots of one batch in one epoch, over a mapped file."""
 
     def __init__(self, table: memoryview) -> None:
-        self._table = table
-        self._free = list(range(len(table) // ENTRY_BYTES - 1, -1, -1))
+        self._table = table.cast("Q")  # a store of eight bytes is whole or not there
+        self._free = list(range(len(self._table) - 1, -1, -1))
 
     def take(self, line: int, attempt: int) -> int:
         """Write a request into a free slot and return its number.
@@ -35,16 +36,17 @@ class SlotTable:
         The lane's limit keeps the number taken below the size of the table.
         """
         slot = self._free.pop()
-        _ENTRY.pack_into(self._table, slot * ENTRY_BYTES, line, attempt)
+        self._table[slot] = line | attempt << 32
         return slot
 
     def give_back(self, slot: int) -> None:
-        _ENTRY.pack_into(self._table, slot * ENTRY_BYTES, 0, 0)
+        self._table[slot] = 0
         self._free.append(slot)
 
 
 def read_slots(data: bytes) -> list[InFlight]:
     """The requests in a table that a dead process left, by line."""
     whole = len(data) - len(data) % ENTRY_BYTES
-    taken = [InFlight(line, attempt) for line, attempt in _ENTRY.iter_unpack(data[:whole]) if line]
+    entries = (entry for (entry,) in _ENTRY.iter_unpack(data[:whole]) if entry)
+    taken = [InFlight(entry & _LINE_MASK, entry >> 32) for entry in entries]
     return sorted(taken, key=lambda entry: entry.line)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from batchwright.domain.batch import LISTED_LINES_MAX, Closing, Counts
 from batchwright.domain.result import code_name
 from batchwright.domain.usage import Usage
-from batchwright.engine.account import ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, Record
+from batchwright.engine.account import ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, Fields
 
 
 class Crashes(NamedTuple):
@@ -43,45 +43,38 @@ class Tally:
     def settled(self) -> int:
         return self.completed + self.failed
 
-    def apply(self, record: Record) -> None:
+    def apply(self, record: Fields) -> None:
         """Count a durable record. A second result of a line is a bug and raises."""
-        if record.flags & (OUTPUT | ERROR):
-            self._apply_result(record)
-        else:
-            self._apply_attempt(record)
-        self.cost_nano += record.cost_nano
-
-    def _apply_result(self, record: Record) -> None:
-        line = record.line
-        if self.is_done(line):
-            raise AssertionError(f"line {line} has two results")
+        line, _, code, flags, attempts, _, given, cached, made, reasoned = record[:10]
+        self.cost_nano += record[10]
+        if flags & MAYBE_PAID:
+            self._maybe_paid[line] = None
+        if flags & IN_CRASH:
+            self.crashes[line] = Crashes(attempts, record[13])
+        if not flags & (OUTPUT | ERROR):
+            return
         self._mark_done(line)
-        self.crashes.pop(line, None)
-        self.attempts += record.attempts
-        if record.flags & OUTPUT:
+        self.attempts += attempts
+        if flags & OUTPUT:
             self.completed += 1
             tokens = self._tokens
-            tokens[0] += record.tokens_in
-            tokens[1] += record.tokens_cached
-            tokens[2] += record.tokens_out
-            tokens[3] += record.tokens_reasoning
+            tokens[0] += given
+            tokens[1] += cached
+            tokens[2] += made
+            tokens[3] += reasoned
         else:
             self.failed += 1
-            self.codes[record.code] = self.codes.get(record.code, 0) + 1
-        if record.flags & MAYBE_PAID:
-            self._maybe_paid[line] = None
-
-    def _apply_attempt(self, record: Record) -> None:
-        if record.flags & MAYBE_PAID:
-            self._maybe_paid[record.line] = None
-        if record.flags & IN_CRASH:
-            self.crashes[record.line] = Crashes(record.attempts, record.offset)
+            self.codes[code] = self.codes.get(code, 0) + 1
 
     def _mark_done(self, line: int) -> None:
-        byte = line >> 3
+        byte, bit = line >> 3, 1 << (line & 7)
         if byte >= len(self._done):
             self._done.extend(bytes(max(1024, byte + 1 - len(self._done))))
-        self._done[byte] |= 1 << (line & 7)
+        if self._done[byte] & bit:
+            raise AssertionError(f"line {line} has two results")
+        self._done[byte] |= bit
+        if self.crashes:
+            self.crashes.pop(line, None)
 
     def counts(self, total: int) -> Counts:
         return Counts(total, self.completed, self.failed)

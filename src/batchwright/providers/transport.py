@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import PyreqwestError, RequestTimeoutError
+from pyreqwest.http import HeaderMap, Url
 from pyreqwest.proxy import ProxyBuilder
 from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response
@@ -47,6 +48,7 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 30.0  # shorter than most servers keep an idle connection (75 s, 60 s)
 WRITE_STALL_S = 60.0
+KNOWN_HEADERS_MAX = 16
 LARGE_ANSWER_BYTES = 2**20
 LARGE_ANSWERS_MAX = 4  # larger answers received at a time: the others wait in their sockets
 
@@ -66,7 +68,7 @@ class HttpTransport:
     timeout, or at once if the transport is closed.
     """
 
-    __slots__ = ("_client", "_closed", "_held", "_large")
+    __slots__ = ("_client", "_closed", "_headers", "_held", "_large")
 
     def __init__(
         self,
@@ -79,6 +81,8 @@ class HttpTransport:
         self._closed = False
         self._large = asyncio.Semaphore(LARGE_ANSWERS_MAX)
         self._held: dict[asyncio.Task[Any], None] = {}  # cancelled, but not yet ended
+        # The headers of an account are one mapping, the same for every call: read once.
+        self._headers: dict[int, tuple[Mapping[str, str], HeaderMap]] = {}
 
     async def send(self, call: Call) -> Answer:
         """Make one call and read its whole answer. See `Transport.send`."""
@@ -145,7 +149,8 @@ class HttpTransport:
         if self._closed:
             raise NotSent("the transport is closed")
         try:
-            builder = self._client.request(call.method, call.url).headers(call.headers)
+            builder = self._client.request(call.method, _parsed(call.url))
+            builder = builder.headers(self._header_map(call.headers))
             if call.body:
                 builder = builder.body_bytes(call.body)
             if buffer_bytes is not None:
@@ -153,6 +158,16 @@ class HttpTransport:
             return builder.timeout(_span(call.timeout_s)).build_streamed()
         except (PyreqwestError, ValueError) as error:
             raise NotSent(f"the call cannot be built: {type(error).__name__}") from error
+
+    def _header_map(self, headers: Mapping[str, str]) -> HeaderMap:
+        known = self._headers.get(id(headers))
+        if known is not None:
+            return known[1]
+        if len(self._headers) >= KNOWN_HEADERS_MAX:
+            self._headers.clear()
+        header_map = HeaderMap(headers)
+        self._headers[id(headers)] = (headers, header_map)  # holding it, its id stays its own
+        return header_map
 
 
 class HttpStreamedAnswer:
@@ -200,6 +215,13 @@ class _Headers(Mapping[str, str]):
         except ValueError:
             raise KeyError(name) from None
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """As in every mapping, at the speed of the client's own look-up."""
+        try:
+            return self._response.headers.get(name, default)
+        except ValueError:
+            return default
+
     def __iter__(self) -> Iterator[str]:
         return (name for name in dict.fromkeys(self._response.headers) if name in self)
 
@@ -246,6 +268,11 @@ def _hold(awaited: Coroutine[Any, Any, T], transport: HttpTransport) -> Generato
                 return
     finally:
         transport._held.pop(task, None)
+
+
+@lru_cache(maxsize=64)
+def _parsed(url: str) -> Url:
+    return Url(url)
 
 
 @lru_cache(maxsize=64)

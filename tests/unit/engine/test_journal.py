@@ -75,19 +75,10 @@ class Desk:
 
 
 def add(journal: Journal, line: int, text: bytes, *, is_output: bool = True) -> None:
-    journal.add_result(
-        line,
-        is_output=is_output,
-        text=text,
-        lane=1,
-        code=200 if is_output else Code.REQUEST_FAILED,
-        flags=0,
-        attempts=1,
-        tokens=(3, 0, 2, 0),
-        cost_nano=4,
-        charge_nano=4,
-        token=line,
-    )
+    if is_output:
+        journal.add_output(text, (line, 1, 200, 0, 1), (3, 0, 2, 0, 4, 4), token=line)
+    else:
+        journal.add_error(text, (line, 1, Code.REQUEST_FAILED, 0, 1), token=line)
 
 
 async def test_while_one_group_is_synced_the_next_gathers() -> None:
@@ -159,7 +150,7 @@ async def test_records_say_where_each_line_lies() -> None:
 async def test_attempts_and_crashes_are_on_record_without_a_line() -> None:
     desk = Desk()
     journal = await desk.open()
-    journal.add_attempt(5, lane=1, code=502, flags=MAYBE_PAID, attempts=2, token="slot")
+    journal.add_attempt((5, 1, 502, MAYBE_PAID, 2), token="slot")
     journal.add_crash(6, crashes=2, epoch=3)
     await journal.flush()
     await journal.close()

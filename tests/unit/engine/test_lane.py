@@ -84,7 +84,7 @@ def test_with_any_limits_and_latencies_everything_is_sent_within_them(seed: int)
             used = random.randint(1, 60)
 
             def settled() -> None:
-                lane.settle_tokens(reserved, used)
+                lane.report_success(reserved, used)
                 if random.random() < 0.05:
                     lane.pause(random.random() * 5)
                 lane.release_slot()
@@ -218,7 +218,7 @@ def test_tokens_that_come_back_end_the_wait_for_them() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=2, tokens_per_minute=6_000.0)
         lane = work.lane
-        big = work.job("big", tokens=6_000, then=lambda: lane.settle_tokens(6_000, 50))
+        big = work.job("big", tokens=6_000, then=lambda: lane.report_success(6_000, 50))
         feed_of(lane, big, work.job("next", tokens=50))
         await asyncio.sleep(3)
         assert work.names() == ["big", "next"]

@@ -67,18 +67,10 @@ class Disk:
     def add(self, line: int, *, is_output: bool = True) -> None:
         text = b'{"line":%d,"filler":"%b"}\n' % (line, b"x" * (line % 7))
         self.texts[line] = text
-        self.journal.add_result(
-            line,
-            is_output=is_output,
-            text=text,
-            lane=7,
-            code=200,
-            flags=0,
-            attempts=1,
-            tokens=(1, 0, 1, 0),
-            cost_nano=5,
-            charge_nano=5,
-        )
+        if is_output:
+            self.journal.add_output(text, (line, 7, 200, 0, 1), (1, 0, 1, 0, 5, 5))
+        else:
+            self.journal.add_error(text, (line, 7, 200, 0, 1))
 
     async def group(self, *lines: int) -> None:
         """One group commit; every third line is an error."""
@@ -130,7 +122,7 @@ async def test_a_segment_that_was_only_killed_is_recovered_whole() -> None:
     tally, segments, lines = await disk.recover()
     assert lines == disk.texts
     assert segments[0].lengths == disk.journal.synced
-    assert (tally.completed, tally.failed, tally.cost_nano) == (7, 3, 50)
+    assert (tally.completed, tally.failed, tally.cost_nano) == (7, 3, 35)
 
 
 @pytest.mark.parametrize("file", ["output", "error", "account"])
