@@ -1,44 +1,328 @@
-"""Rate limits as plain functions over explicit state and a given clock.
+"""The limits of one account: what may be sent now, and what is learned from each answer.
 
-A bucket refills at its rate and holds at most its burst: one second of the rate, so that in every
-interval of t seconds at most rate x t + burst passes.
+Plain functions over explicit state and a given clock (monotonic seconds). Four parts decide, and
+the one that asks for the longest wait binds:
+
+- known limits (`meter`): declared in the configuration or taught by headers;
+- an unknown limit (`learning`): learned from refusals that say nothing;
+- a wait that the provider asked for;
+- how many calls may be in flight (`concurrency`).
+
+No wait is ever longer than an hour.
+
+The way of a call: `delay_s`, then `reserve` when it is 0; at the end one of `on_answer` (any status
+that is no refusal), `on_rate_limited` (429) and `on_overload` (503, a timeout, no connection);
+`observe` with the limits in the headers, `settle` with the tokens used. What was reserved is
+handed to all of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from batchwright.domain.limits import DAY_S, HOUR_S, MINUTE_S, Cost, Kind, LimitSeen
+from batchwright.engine import concurrency as inflight
+from batchwright.engine import learning
+from batchwright.engine import meter as meters
+from batchwright.engine.bucket import Bucket, take, wait_s
+from batchwright.engine.concurrency import Concurrency
+from batchwright.engine.learning import Learned, Mode
+from batchwright.engine.meter import Meter
+
+__all__ = [
+    "Binding",
+    "Bucket",
+    "Declared",
+    "Limiter",
+    "Reservation",
+    "binding",
+    "delay_s",
+    "observe",
+    "on_answer",
+    "on_overload",
+    "on_rate_limited",
+    "reserve",
+    "settle",
+    "start",
+    "take",
+    "wait_s",
+]
+
+WAIT_S_MAX = 3600.0
+SHORT_WAIT_S = 5.0  # a told wait below it is that of a rate, above it that of a window
+METERS_MAX = 16
+BOUND_FOR_S = 5.0  # how long what last bound is said to bind
+
+What = Literal[
+    "wait", "requests", "tokens", "input_tokens", "output_tokens", "cap", "concurrency", "capacity"
+]
+
+
+class Reservation(msgspec.Struct, frozen=True, gc=False):
+    """What a call in flight has taken, and what had been sent up to it."""
+
+    cost: Cost
+    at: float
+    requests: int
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What the configuration allows on an account. None: nothing is said."""
+
+    requests_per_minute: float | None = None
+    requests_per_day: float | None = None
+    tokens_per_minute: float | None = None
+    tokens_per_day: float | None = None
+    input_tokens_per_minute: float | None = None
+    input_tokens_per_day: float | None = None
+    output_tokens_per_minute: float | None = None
+    output_tokens_per_day: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What holds an account back now."""
+
+    what: What
+    message: str  # for a person, with the figures
+    limit: float | None = None  # per span
+    span_s: float | None = None
+    remaining: float | None = None  # as the provider last said
+    wait_s: float | None = None
 
 
 @dataclass(slots=True)
-class Bucket:
-    """A token bucket. `level` may go below zero: a single request larger than the burst passes
-    when the bucket is full, and what follows waits for it."""
+class Limiter:
+    """The state of one account."""
 
-    rate_per_s: float
-    burst: float
-    level: float
-    at: float  # monotonic seconds of the last refill
+    learned: Learned
+    concurrency: Concurrency
+    meters: list[Meter] = field(default_factory=list)
+    paused_until: float = 0.0  # the provider asked to wait
+    requests: int = 0  # ever sent
+    input_tokens: int = 0
+    output_tokens: int = 0
+    bound_by: Meter | Learned | None = None  # what last made somebody wait
+    bound_at: float = 0.0
 
-    @classmethod
-    def per_minute(cls, amount: float, now: float) -> Bucket:
-        burst = max(1.0, amount / 60)
-        return cls(amount / 60, burst, burst, now)
-
-
-def wait_s(bucket: Bucket, amount: float, now: float) -> float:
-    """Seconds until `amount` may be taken; 0 if it may be now."""
-    _refill(bucket, now)
-    missing = min(amount, bucket.burst) - bucket.level
-    return missing / bucket.rate_per_s if missing > 1e-9 else 0.0
+    @property
+    def allowed_in_flight(self) -> int:
+        return self.concurrency.allowed
 
 
-def take(bucket: Bucket, amount: float, now: float) -> None:
-    """Take `amount`, or give it back if it is negative (settling an estimate)."""
-    _refill(bucket, now)
-    bucket.level = min(bucket.burst, bucket.level - amount)
+def start(now: float, *, max_concurrency: int, declared: Declared | None = None) -> Limiter:
+    """A limiter that knows what is declared and nothing else."""
+    limiter = Limiter(Learned.start(now), Concurrency.start(max_concurrency))
+    for kind, span_s, amount in _amounts(declared or Declared()):
+        if amount is not None:
+            limiter.meters.append(meters.declare(kind, span_s, amount, now))
+    return limiter
 
 
-def _refill(bucket: Bucket, now: float) -> None:
-    if now > bucket.at:
-        bucket.level = min(bucket.burst, bucket.level + (now - bucket.at) * bucket.rate_per_s)
-        bucket.at = now
+def _amounts(declared: Declared) -> tuple[tuple[Kind, float, float | None], ...]:
+    return (
+        ("requests", MINUTE_S, declared.requests_per_minute),
+        ("requests", DAY_S, declared.requests_per_day),
+        ("tokens", MINUTE_S, declared.tokens_per_minute),
+        ("tokens", DAY_S, declared.tokens_per_day),
+        ("input_tokens", MINUTE_S, declared.input_tokens_per_minute),
+        ("input_tokens", DAY_S, declared.input_tokens_per_day),
+        ("output_tokens", MINUTE_S, declared.output_tokens_per_minute),
+        ("output_tokens", DAY_S, declared.output_tokens_per_day),
+    )
+
+
+# Taking a job
+
+
+def delay_s(limiter: Limiter, cost: Cost, now: float) -> float:
+    """Seconds until a call of that cost may go; 0 if it may now, never more than an hour.
+
+    How many may be in flight is not asked here: compare with `allowed_in_flight`.
+    """
+    is_free = limiter.learned.mode is Mode.FREE
+    if is_free and not limiter.meters and now >= limiter.paused_until:
+        return 0.0
+    wait = limiter.paused_until - now
+    bound: Meter | Learned | None = None
+    if not is_free:
+        learned_wait = learning.delay_s(limiter.learned, now)
+        if learned_wait > max(wait, 0.0):
+            wait, bound = learned_wait, limiter.learned
+    for meter in limiter.meters:
+        meter_wait = meters.delay_s(meter, amount_of(meter.kind, cost), now)
+        if meter_wait > max(wait, 0.0):
+            wait, bound = meter_wait, meter
+    if wait <= 0:
+        return 0.0
+    limiter.bound_by, limiter.bound_at = bound, now
+    return min(wait, WAIT_S_MAX)
+
+
+def reserve(limiter: Limiter, cost: Cost, now: float, in_flight: int) -> Reservation:
+    """Take what the call is expected to use; `in_flight` counts this call too."""
+    limiter.requests += 1
+    limiter.input_tokens += cost.input_tokens
+    limiter.output_tokens += cost.output_tokens
+    for meter in limiter.meters:
+        meters.use(meter, amount_of(meter.kind, cost), now)
+    if limiter.learned.mode is not Mode.FREE:
+        learning.note_sent(limiter.learned, now)
+    inflight.note_sent(limiter.concurrency, now, in_flight)
+    return Reservation(cost, now, limiter.requests, limiter.input_tokens, limiter.output_tokens)
+
+
+def amount_of(kind: Kind, cost: Cost) -> int:
+    """What a limit of that kind counts for a request."""
+    if kind == "requests":
+        return 1
+    if kind == "tokens":
+        return cost.input_tokens + cost.output_tokens
+    return cost.input_tokens if kind == "input_tokens" else cost.output_tokens
+
+
+# At the end of a call
+
+
+def on_answer(limiter: Limiter, reserved: Reservation, now: float) -> None:
+    """A call was answered, with any status but a refusal or an overload."""
+    learning.note_accepted(limiter.learned, reserved.at, now)
+    inflight.note_answer(limiter.concurrency, reserved.at, now)
+
+
+def settle(limiter: Limiter, reserved: Reservation, used: Cost, now: float) -> None:
+    """Put the tokens really used in the place of the estimate.
+
+    Nothing is corrected where the answer reports none, or where the headers show that the provider
+    keeps its reservation.
+    """
+    if not limiter.meters or used.input_tokens <= 0 or used.output_tokens < 0:
+        return
+    for meter in limiter.meters:
+        if meter.kind != "requests":
+            difference = amount_of(meter.kind, used) - amount_of(meter.kind, reserved.cost)
+            meters.settle(meter, difference, now)
+
+
+def observe(
+    limiter: Limiter, reserved: Reservation, seen: tuple[LimitSeen, ...], now: float
+) -> None:
+    """Learn from the limits in the headers of an answer, also of a refusal."""
+    for limit in seen:
+        meter = _meter(limiter, limit)
+        if meter is not None:
+            sent = _sent(limit.kind, reserved)
+            unseen = _sent(limit.kind, limiter) - sent
+            meters.see(meter, limit, sent=sent, unseen=unseen, sent_at=reserved.at, now=now)
+
+
+def on_rate_limited(
+    limiter: Limiter, reserved: Reservation, now: float, told_s: float | None
+) -> None:
+    """A call was answered 429; `told_s` is what `retry-after` asks for, None where it is silent."""
+    for meter in limiter.meters:
+        meters.refuse(meter)
+        meters.settle(meter, -amount_of(meter.kind, reserved.cost), now)
+    if told_s is None or not told_s > 0:
+        is_paced = any(not meter.is_allowance for meter in limiter.meters)
+        learning.note_refused(limiter.learned, reserved.at, now, is_explained=is_paced)
+        return
+    limiter.paused_until = max(limiter.paused_until, now + min(told_s, WAIT_S_MAX))
+    if told_s < SHORT_WAIT_S:
+        learning.note_refused(limiter.learned, reserved.at, now, is_explained=True)
+
+
+def on_overload(
+    limiter: Limiter, reserved: Reservation, now: float, told_s: float | None = None
+) -> None:
+    """The upstream could not take the call: 503, 529, a timeout, no connection."""
+    inflight.note_signal(limiter.concurrency, reserved.at, now)
+    if told_s is not None and told_s > 0:
+        limiter.paused_until = max(limiter.paused_until, now + min(told_s, WAIT_S_MAX))
+
+
+def _sent(kind: Kind, until: Limiter | Reservation) -> int:
+    if kind == "requests":
+        return until.requests
+    if kind == "tokens":
+        return until.input_tokens + until.output_tokens
+    return until.input_tokens if kind == "input_tokens" else until.output_tokens
+
+
+def _meter(limiter: Limiter, seen: LimitSeen) -> Meter | None:
+    """The meter of a limit that was seen; made at its first sight."""
+    for meter in limiter.meters:
+        if meter.kind == seen.kind and meter.span_s == seen.span_s:
+            return meter
+    if seen.limit is None or seen.limit < 1 or len(limiter.meters) >= METERS_MAX:
+        return None
+    # The same amount per another span: it was taken for one per minute until its reset told.
+    limiter.meters = [
+        meter
+        for meter in limiter.meters
+        if meter.declared or meter.kind != seen.kind or meter.taught != seen.limit
+    ]
+    meter = Meter(seen.kind, seen.span_s)
+    limiter.meters.append(meter)
+    return meter
+
+
+# What holds it back
+
+
+def binding(limiter: Limiter, now: float, in_flight: int = 0) -> Binding | None:
+    """The limit that binds now, with figures; None if nothing does."""
+    if limiter.paused_until > now:
+        left_s = limiter.paused_until - now
+        return Binding("wait", f"the provider asked to wait {left_s:,.0f} s more", wait_s=left_s)
+    if limiter.bound_by is not None and now - limiter.bound_at <= BOUND_FOR_S:
+        bound = limiter.bound_by
+        return _of_meter(bound, now) if isinstance(bound, Meter) else _of_learned(bound, now)
+    if in_flight >= limiter.concurrency.allowed:
+        return _of_concurrency(limiter.concurrency, in_flight)
+    return None
+
+
+def _of_meter(meter: Meter, now: float) -> Binding:
+    what = meter.kind.replace("_", " ")
+    is_own = meter.declared is not None and meter.declared == meter.limit
+    figures = f"{meter.limit or 0:,.0f} {what} per {_span(meter.span_s)}"
+    message = f"the configured cap of {figures}" if is_own else f"the provider's limit of {figures}"
+    if meter.remaining is not None:
+        message += f", {meter.remaining:,.0f} left"
+    wait = meters.delay_s(meter, 1, now)
+    return Binding(
+        "cap" if is_own else meter.kind, message, meter.limit, meter.span_s, meter.remaining, wait
+    )
+
+
+def _of_learned(learned: Learned, now: float) -> Binding:
+    rate = learned.rate_per_s
+    wait = learning.delay_s(learned, now)
+    if rate is None:
+        message = "the provider refuses calls without saying why; probing"
+        return Binding("requests", message, wait_s=wait)
+    message = f"the provider refuses more than about {rate * 60:,.0f} requests per minute (learned)"
+    return Binding("requests", message, rate * 60, MINUTE_S, wait_s=wait)
+
+
+def _of_concurrency(state: Concurrency, in_flight: int) -> Binding:
+    if state.allowed >= state.ceiling:
+        message = f"{in_flight:,} calls in flight, the most that is configured"
+        return Binding("concurrency", message, float(state.ceiling))
+    reason = "the upstream slows down or refuses beyond that"
+    if not state.is_held_by_signal:
+        reason = "and rising"
+    message = f"{in_flight:,} calls in flight of {state.allowed:,}; {reason}"
+    return Binding("capacity", message, float(state.allowed))
+
+
+def _span(span_s: float) -> str:
+    names = {1.0: "second", MINUTE_S: "minute", HOUR_S: "hour", DAY_S: "day"}
+    return names.get(span_s, f"{span_s:g} s")

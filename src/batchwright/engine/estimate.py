@@ -1,0 +1,49 @@
+"""How many tokens a request will use, from its bytes and from the answers seen so far.
+
+One `Estimator` for each model and batch. Not `max_tokens`: most answers stay far below it, and a
+limit that is kept by it stands mostly unused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchwright.domain.limits import Cost
+
+TOKENS_PER_BYTE = 0.25  # of English text, before anything is seen
+OUTPUT_TOKENS = 100.0
+MEMORY = 50  # answers over which the means run
+_TOKENS_PER_BYTE_MAX = 2.0  # more is an error of the provider's figures
+_OUTPUT_TOKENS_MAX = 1e7
+
+
+@dataclass(slots=True)
+class Estimator:
+    """Running means."""
+
+    tokens_per_byte: float = TOKENS_PER_BYTE
+    output_tokens: float = OUTPUT_TOKENS
+    answers: int = 0
+
+
+def estimate(estimator: Estimator, size_bytes: int, output_tokens_max: int | None = None) -> Cost:
+    """The expected cost of a request with a body of so many bytes.
+
+    `output_tokens_max` is the request's own cap, where it is known.
+    """
+    output_tokens = estimator.output_tokens
+    if output_tokens_max is not None and output_tokens_max >= 0:
+        output_tokens = min(output_tokens, output_tokens_max)
+    return Cost(int(size_bytes * estimator.tokens_per_byte) + 1, int(output_tokens))
+
+
+def learn(estimator: Estimator, size_bytes: int, used: Cost) -> None:
+    """Take in the real usage of an answer; figures that make no sense are left out."""
+    share = 1 / min(estimator.answers + 1, MEMORY)
+    if used.input_tokens > 0 and size_bytes > 0:
+        ratio = min(used.input_tokens / size_bytes, _TOKENS_PER_BYTE_MAX)
+        estimator.tokens_per_byte += share * (ratio - estimator.tokens_per_byte)
+        if used.output_tokens >= 0:  # embeddings have none
+            output = min(float(used.output_tokens), _OUTPUT_TOKENS_MAX)
+            estimator.output_tokens += share * (output - estimator.output_tokens)
+        estimator.answers += 1
