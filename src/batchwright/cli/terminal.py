@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+_TABLE_WIDTH_MAX = 1000
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's controls, formats, surrogates, separators
 
 
@@ -55,7 +56,10 @@ def say_json(value: Any) -> None:
 
 
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on stdout. Where that is no terminal: tab-separated rows without a head."""
+    """A table on stdout. Where that is no terminal: tab-separated rows without a head.
+
+    A row stays a line, which the terminal wraps where it is wider.
+    """
     if not sys.stdout.isatty():
         for row in rows:
             sys.stdout.write("\t".join(plain(cell) for cell in row) + "\n")
@@ -65,11 +69,14 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=number == 0)  # ids stay whole
+    for column in columns:
+        table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
-    _console().print(table)
+    console = _console()
+    wide = console.options.update(width=_TABLE_WIDTH_MAX)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
+    console.print(table)
 
 
 def _console() -> Console:

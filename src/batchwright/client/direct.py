@@ -22,7 +22,15 @@ from msgspec.json import decode
 
 from batchwright.client.errors import RequestFailure, RequestsFailed, ServerUnreachable
 from batchwright.client.http import Answer, Client, error_fields
-from batchwright.client.items import CHAT, Item, answer_of, body_of, encode, plain_endpoint
+from batchwright.client.items import (
+    CHAT,
+    Item,
+    answer_of,
+    body_of,
+    encode,
+    plain_endpoint,
+    require_list,
+)
 from batchwright.client.progress import Progress, open_progress
 from batchwright.client.results import failure_from
 from batchwright.client.sync import run_sync
@@ -82,6 +90,7 @@ async def process_batch_async(
         raise UsageError("max_concurrent and max_attempts must be at least 1")
     if on_error not in ("return", "raise"):
         raise UsageError('on_error must be "return" or "raise"', param="on_error")
+    require_list(items)
     maker = _Maker(plain_endpoint(endpoint), model, system_prompt, body, params)
     queue = list(items)
     if queue:

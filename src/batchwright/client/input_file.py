@@ -7,7 +7,7 @@ from pathlib import Path
 
 from batchwright.client import results as result_lines
 from batchwright.client.http import Json
-from batchwright.client.items import EMBEDDINGS, Item, body_of, encode, plain_endpoint
+from batchwright.client.items import EMBEDDINGS, Item, body_of, encode, plain_endpoint, require_list
 from batchwright.domain.errors import UsageError
 
 CHAT_ENDPOINT = "/v1/chat/completions"
@@ -27,15 +27,16 @@ def write_batch_file(
 
     See `BatchProcessor.create_batch_file`.
     """
+    require_list(items)
     sized = items if isinstance(items, Collection) else list(items)
-    if isinstance(sized, str | dict):
-        raise UsageError(f"items must be a list of items, not one {type(sized).__name__}")
     if len(sized) == 0:  # a data frame's column has no truth value
         raise UsageError("there are no items", param="items")
     url = "/v1" + plain_endpoint(endpoint)
     if plain_endpoint(endpoint) == EMBEDDINGS and system_prompt is not None:
         raise UsageError("embeddings take no system prompt", param="system_prompt")
     target = Path(output_path)
+    if target.is_dir() or not target.parent.is_dir():
+        raise UsageError(f"output_path: expected a file in a folder that exists, got {target}")
     partial = target.with_name(target.name + ".part")
     with partial.open("wb") as out:
         for name, body in _requests(sized, system_prompt, model, url, params or {}):

@@ -47,6 +47,14 @@ def plain_endpoint(endpoint: str) -> str:
     return path.removeprefix("/v1") if path.startswith("/v1/") else path
 
 
+def require_list(items: object) -> None:
+    """Raise `UsageError` for one item in the place of a list: its letters would be the items."""
+    if isinstance(items, str | bytes | dict):
+        raise UsageError(
+            f"items must be a list of items, not one {type(items).__name__}", param="items"
+        )
+
+
 def body_of(
     item: Item,
     *,

@@ -58,6 +58,9 @@ def plan_file(
     Raises `UsageError` if the file is empty or its first line is not a batch request.
     """
     source = Path(path)
+    if not source.is_file():
+        what = "a folder" if source.is_dir() else "not there"
+        raise UsageError(f"expected a file of batch requests (JSONL), and {source} is {what}")
     endpoint = _endpoint(source)
     weigh = _embedding_inputs if plain_endpoint(endpoint) == EMBEDDINGS else _one
     parts = tuple(_cut(source, weigh, requests_max, size_bytes_max))

@@ -238,6 +238,8 @@ def plan_rows(rows: Rows, output: Path, options: RunOptions) -> RowsJob:
     """The job of a data frame or a list. Raises `UsageError`."""
     plan = _request_plan(options)
     table = table_of(rows, limit=options.limit)
+    if not table.columns:
+        raise UsageError("there are no rows: nothing to ask", param="data")
     return _rows_job(table, plan, output, options, _hash_rows(table), None)
 
 

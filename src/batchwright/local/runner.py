@@ -97,6 +97,8 @@ def config_for_run(config: Config, state: RunState, *, concurrency: int | None =
     """The configuration of the engine of a run: its own folder, and no limit on size or time."""
     providers = config.providers
     if concurrency is not None:
+        if concurrency < 1:
+            raise UsageError(f"concurrency: expected 1 or more, got {concurrency}")
         providers = {
             name: replace(provider, max_concurrency=concurrency)
             for name, provider in providers.items()

@@ -176,3 +176,8 @@ def test_a_rate_limited_upstream_answers_all_in_the_end() -> None:
         )
 
     assert all(answers)
+
+
+def test_one_text_is_not_taken_for_a_list_of_letters() -> None:
+    with pytest.raises(UsageError, match="items must be a list of items, not one str"):
+        process_batch("abc", "k", "m")

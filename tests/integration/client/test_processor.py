@@ -414,3 +414,9 @@ def test_an_unknown_batch_is_said_at_once(processor: BatchProcessor) -> None:
 def test_an_empty_id_is_refused(processor: BatchProcessor) -> None:
     with pytest.raises(UsageError, match="batch_id"):
         processor.status(" , ")
+
+
+@pytest.mark.parametrize("name", ["", "nowhere/in.jsonl"])
+def test_an_input_file_needs_a_place(processor: BatchProcessor, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="output_path: expected a file in a folder that exists"):
+        processor.create_batch_file(["a"], model="m", output_path=tmp_path / name)

@@ -140,8 +140,13 @@ def test_a_model_that_nobody_serves_is_raised_once_and_leaves_nothing(folder: Pa
 
 
 def test_no_rows_are_an_error_that_says_so() -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="there are no rows"):
         classify([])
+
+
+def test_calls_in_flight_are_at_least_one() -> None:
+    with pytest.raises(UsageError, match="concurrency: expected 1 or more, got 0"):
+        classify(TEXTS, concurrency=0)
 
 
 async def test_cancelling_leaves_a_state_that_goes_on(folder: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from batchwright.cli.terminal import (
     plain,
+    say_table,
     shown_bytes,
     shown_cost,
     shown_count,
@@ -66,3 +67,16 @@ def test_one_is_one(count: int, shown: str) -> None:
 
 def test_no_time_is_shown_as_a_dash() -> None:
     assert shown_time(None) == "-"
+
+
+def test_a_row_of_a_table_is_a_line_in_a_narrow_terminal_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+
+    say_table(("id", "status"), [("batch_" + "0" * 60, "completed"), ("batch_1", "failed")])
+
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["batch_" + "0" * 60, "completed"] in lines
+    assert ["batch_1", "failed"] in lines

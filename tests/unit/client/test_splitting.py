@@ -87,3 +87,9 @@ def test_what_is_no_batch_file_is_refused(tmp_path: Path, content: bytes, messag
 
     with pytest.raises(UsageError, match=message):
         plan_file(path)
+
+
+@pytest.mark.parametrize(("name", "what"), [("nothing.jsonl", "not there"), ("", "a folder")])
+def test_what_is_no_file_is_told(tmp_path: Path, name: str, what: str) -> None:
+    with pytest.raises(UsageError, match=f"expected a file of batch requests .* is {what}"):
+        plan_file(tmp_path / name)
