@@ -12,6 +12,7 @@ from typing import Any
 
 from batchwright.domain.batch_error import BatchError
 from batchwright.domain.errors import IllegalTransition
+from batchwright.domain.priority import Priority
 from batchwright.domain.usage import NO_USAGE, Usage
 
 
@@ -40,6 +41,9 @@ TRANSITIONS: Mapping[Status, tuple[Status, ...]] = {
 }
 
 TERMINAL = tuple(status for status, following in TRANSITIONS.items() if not following)
+
+SENDING = (Status.VALIDATING, Status.IN_PROGRESS)
+"""States in which requests are being sent or will be: only there can a batch be paused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +103,29 @@ class Batch:
     metadata: Mapping[str, str] | None = None
     output_ttl_s: int | None = None  # `output_expires_after.seconds`
     options: Mapping[str, Any] = field(default_factory=dict)  # our extensions, as given
+    priority: Priority = Priority.NORMAL
+    paused_at: float | None = None  # None: not paused
     epoch: int = 0
 
     @property
     def is_terminal(self) -> bool:
         return not TRANSITIONS[self.status]
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether its requests are being sent or will be, paused or not."""
+        return self.status in SENDING
+
 
 def advance(batch: Batch, to: Status, at: float, **changes: Any) -> Batch:
     """The batch after its change to the state `to` at the time `at`, with `changes` to fields.
 
-    Sets the timestamp that the wire has for the state.
+    Sets the timestamp that the wire has for the state. A pause ends with the sending.
     Raises `IllegalTransition` where the table does not have the change.
     """
     if to not in TRANSITIONS[batch.status]:
         raise IllegalTransition(f"batch {batch.id} cannot go from {batch.status} to {to}")
     changes[f"{to}_at"] = at
+    if to not in SENDING:
+        changes["paused_at"] = None
     return replace(batch, status=to, **changes)

@@ -412,6 +412,8 @@ def _require_sound(batch: Batch) -> None:
     ends = [status for status in TERMINAL if getattr(batch, f"{status}_at") is not None]
     if ends != ([batch.status] if batch.is_terminal else []):
         raise StorageError(f"batch {batch.id} is {batch.status}, its times say {ends}")
+    if batch.paused_at is not None and not batch.is_sending:
+        raise StorageError(f"batch {batch.id} is {batch.status} and paused")
     counts = batch.counts
     if min(counts.completed, counts.failed) < 0 or counts.completed + counts.failed > counts.total:
         raise StorageError(f"batch {batch.id} counts {counts}")

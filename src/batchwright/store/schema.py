@@ -115,6 +115,20 @@ batches = Table(
     Column("output_ttl_s", Integer),
     Column("options", JSON, nullable=False),
     Column("epoch", Integer, nullable=False),
+    Column(
+        "priority",
+        String,
+        CheckConstraint("priority IN ('low', 'normal', 'high')", name="batches_priority"),
+        nullable=False,
+        server_default="normal",
+    ),
+    Column(
+        "paused_at",
+        Double,
+        CheckConstraint(
+            "paused_at IS NULL OR status IN ('validating', 'in_progress')", name="batches_pause"
+        ),
+    ),
     CheckConstraint(
         "status IN ('validating', 'in_progress', 'finalizing', 'completed', 'failed', 'expired',"
         " 'cancelling', 'cancelled')",

@@ -14,6 +14,7 @@ from batchwright.domain.batch_error import BatchError
 from batchwright.domain.errors import Conflict, NotFound, StorageError, Superseded
 from batchwright.domain.file import Extent, File
 from batchwright.domain.key import Key
+from batchwright.domain.priority import Priority
 from batchwright.domain.segment import Segment, SegmentLengths
 from batchwright.domain.upload import Part, Upload
 from batchwright.domain.usage import Usage
@@ -468,6 +469,18 @@ class TestBatches:
 
         assert await store.get_batch(T, "batch_1") == newer
 
+    async def test_priority_and_pause_are_kept_and_stay_with_a_new_writer(
+        self, store: Store
+    ) -> None:
+        batch = await store.create_batch(T, replace(a_batch(), priority=Priority.LOW))
+        assert await store.get_batch(T, batch.id) == batch
+
+        changed = replace(batch, priority=Priority.HIGH, paused_at=5.5)
+        await store.save_batch(changed, was=batch)
+
+        assert await store.unfinished_batches() == [changed]
+        assert await store.take_over(changed, []) == replace(changed, epoch=1)
+
     async def test_saving_a_batch_that_never_was_is_refused(self, store: Store) -> None:
         with pytest.raises(Superseded):
             await store.save_batch(a_batch(), was=a_batch())
@@ -494,6 +507,7 @@ class TestBatches:
             {"status": Status.FAILED, "failed_at": 1.0, "expired_at": 1.0},
             {"counts": Counts(1, 1, 1)},
             {"counts": Counts(5, -1, 1)},
+            {"status": Status.CANCELLING, "paused_at": 1.0},
         ],
     )
     async def test_an_impossible_batch_is_refused(

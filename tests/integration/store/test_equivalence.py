@@ -12,6 +12,7 @@ import pytest
 from batchwright.domain.batch import TRANSITIONS, Batch, Counts, advance
 from batchwright.domain.errors import BatchwrightError
 from batchwright.domain.file import Extent, File
+from batchwright.domain.priority import Priority
 from batchwright.domain.segment import Segment, SegmentLengths
 from batchwright.domain.upload import Part, Upload
 from batchwright.store.base import Idempotency
@@ -112,7 +113,10 @@ class History:
         following = TRANSITIONS[was.status]
         after = advance(was, self.random.choice(following), self.now) if following else was
         counts = Counts(*(self.random.randrange(-1, 4) for _ in range(3)))
-        return (replace(after, counts=counts),), {"was": was}
+        paused_at = self.random.choice([None, None, self.now])
+        priority = self.random.choice(list(Priority))
+        after = replace(after, counts=counts, paused_at=paused_at, priority=priority)
+        return (after,), {"was": was}
 
     def call_publish(self) -> Any:
         was = self.batch() or Batch("none", "a", "/v1/x", "f", "24h", 0.0, None)

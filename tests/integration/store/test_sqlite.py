@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from batchwright.domain.batch import Batch, Status, advance
 from batchwright.domain.errors import ConfigError, Damaged, NoSpace, StorageError
@@ -168,6 +169,35 @@ async def test_migrations_and_metadata_build_the_same_schema(path: Path, tmp_pat
 
     assert plain(schema_of(migrated)) == plain(schema_of(path))
     assert {row[1] for row in schema_of(path)} >= set(METADATA.tables)
+
+
+def made_by_version(path: Path, revision: str, *statements: str) -> None:
+    """A database as an older version left it."""
+    path.parent.mkdir()
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        older = config()
+        older.attributes["connection"] = connection
+        command.upgrade(older, revision)
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+async def test_batches_from_before_priorities_are_normal_and_not_paused(path: Path) -> None:
+    made_by_version(
+        path,
+        "0001",
+        "INSERT INTO batches (id, tenant, endpoint, input_file_id, completion_window, created_at,"
+        " status, errors, count_total, count_completed, count_failed, closing, options, epoch)"
+        " VALUES ('batch_1', 'acme', '/v1/embeddings', 'file-1', '24h', 0, 'validating', '[]',"
+        " 0, 0, 0, '{}', '{}', 0)",
+    )
+
+    store = await opened(path)
+
+    assert await store.unfinished_batches() == [a_batch("batch_1")]
+    await store.close()
 
 
 async def test_a_killed_upgrade_leaves_the_older_schema(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from batchwright.domain.batch import TERMINAL, TRANSITIONS, Batch, Status, advance
+from batchwright.domain.batch import SENDING, TERMINAL, TRANSITIONS, Batch, Status, advance
 from batchwright.domain.errors import IllegalTransition
+from batchwright.domain.priority import WEIGHTS, Priority
 
 
 def batch(status: Status) -> Batch:
@@ -52,3 +55,17 @@ def test_every_state_leads_to_an_end(status: Status) -> None:
     for one in reached:
         reached += [to for to in TRANSITIONS[one] if to not in reached]
     assert any(one in TERMINAL for one in reached)
+
+
+@pytest.mark.parametrize("status", [status for status in Status if TRANSITIONS[status]])
+def test_a_pause_ends_with_the_sending(status: Status) -> None:
+    for to in TRANSITIONS[status]:
+        after = advance(replace(batch(status), paused_at=2.0), to, 5.0)
+        assert after.paused_at == (2.0 if to in SENDING else None)
+        assert after.is_sending == (to in SENDING)
+
+
+def test_a_batch_is_normal_unless_it_says_otherwise_and_levels_rise() -> None:
+    assert batch(Status.VALIDATING).priority is Priority.NORMAL
+    assert [priority.weight for priority in Priority] == sorted(WEIGHTS.values())
+    assert list(WEIGHTS) == list(Priority)

@@ -13,6 +13,7 @@ from batchwright.domain.batch import Batch, Closing, Counts, Status
 from batchwright.domain.batch_error import BatchError
 from batchwright.domain.file import Extent, File
 from batchwright.domain.key import Key
+from batchwright.domain.priority import Priority
 from batchwright.domain.segment import Segment, SegmentLengths
 from batchwright.domain.upload import Part, Upload
 from batchwright.store import schema
@@ -63,6 +64,7 @@ def batch_values(batch: Batch) -> Values:
         "closing": msgspec.to_builtins(batch.closing),
         "metadata": None if batch.metadata is None else dict(batch.metadata),
         "options": dict(batch.options),
+        "priority": batch.priority.value,
         "count_total": batch.counts.total,
         "count_completed": batch.counts.completed,
         "count_failed": batch.counts.failed,
@@ -77,6 +79,7 @@ def batch_of(row: AnyRow) -> Batch:
         **plain
         | {
             "status": Status(values["status"]),
+            "priority": Priority(values["priority"]),
             "errors": msgspec.convert(values["errors"], tuple[BatchError, ...]),
             "closing": msgspec.convert(values["closing"], Closing),
             "counts": Counts(
