@@ -31,6 +31,9 @@ class Line(NamedTuple):
 class LineSplitter:
     """Cuts chunks of any size into lines; holds one line at most, never one over the limit.
 
+    Lines are cut out of a chunk one by one, each when the one before has been used: the same
+    memory serves again and again, which is several times as fast as a list of all lines.
+
     To start inside a file, give the `offset` of the start of a line and its `number`.
     `count` is the number of lines begun so far (after `finish`: of all lines).
     """
@@ -53,18 +56,32 @@ class LineSplitter:
 
     def feed(self, chunk: bytes) -> Iterator[Line]:
         """Yield the lines that `chunk` completes; run it to its end before the next call."""
-        first, *rest = chunk.split(b"\n")
-        self._hold(first)
-        if not rest:
+        end = chunk.find(b"\n")
+        if end < 0:
+            self._hold(chunk)
             return
+        self._hold(chunk[:end])
         yield from self._release(1)
-        tail = rest.pop()
-        for content in rest:
+        yield from self._whole_lines(chunk, end + 1)
+
+    def _whole_lines(self, chunk: bytes, start: int) -> Iterator[Line]:
+        """The lines from `start` on; one is cut out at a time, so that few are in memory."""
+        base = self._offset - start
+        number = self._next_number
+        has_frames = b"\r" in chunk or len(chunk) > self.line_bytes_max
+        while (end := chunk.find(b"\n", start)) >= 0:
+            content = chunk[start:end]
             if content and not content.isspace():
-                yield self._line(content, self._offset)
-            self._offset += len(content) + 1
-            self._next_number += 1
-        self._hold(tail)
+                at = base + start
+                if has_frames:
+                    yield self._line(number, at, at, content)
+                else:
+                    yield Line(number, at, content)
+            start = end + 1
+            number += 1
+        self._offset = base + start
+        self._next_number = number
+        self._hold(chunk[start:])
 
     def finish(self) -> Iterator[Line]:
         """Yield the last line where no `\\n` ended it."""
@@ -88,15 +105,15 @@ class LineSplitter:
                 content = content[len(_BOM) :]
                 offset = len(_BOM)
             if content and not content.isspace():
-                yield self._line(content, offset)
+                yield self._line(self._next_number, self._offset, offset, content)
         self._offset += self._pending_bytes + end_bytes
         self._next_number += 1
         self._pending.clear()
         self._pending_bytes = 0
 
-    def _line(self, content: bytes, offset: int) -> Line:
-        if content.endswith(b"\r"):
-            content = content[:-1]
+    def _line(self, number: int, start: int, offset: int, content: bytes) -> Line:
+        """The line that begins at `start`, its content (with a CR perhaps) at `offset`."""
+        content = content.removesuffix(b"\r")
         if len(content) > self.line_bytes_max:
-            return Line(self._next_number, self._offset, None)
-        return Line(self._next_number, offset, content)
+            return Line(number, start, None)
+        return Line(number, offset, content)

@@ -5,6 +5,8 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchwright.domain.batch_error import BatchError
 from batchwright.engine.validate import (
@@ -141,6 +143,48 @@ def test_a_key_given_twice_is_found_however_short_and_spaced(
     for text in twice:
         (error,) = validate(text).errors
         assert (error.code, error.param) == ("invalid_request", key)
+
+
+MEMBERS = {
+    "custom_id": ['"a"', '"\\u0061"', '"é"', '""', "1", '"b\\n"', '"\x1f"', '"' + "é" * 257 + '"'],
+    "method": ['"POST"', '"GET"', '"\\u0050OST"'],
+    "url": [f'"{CHAT}"', '"/chat/completions"', '"/v1/embeddings"', "null"],
+    "body": [
+        '{"model": "m", "messages": []}',
+        '{"model": "m" , "messages": [], "model": "n"}',
+        '{"model": "x", "messages": ["}}"]}',
+        '{"model": "m", "messages": [1e400]}',
+        '{"model": "m", "messages": [1e400], "model": "m"}',
+        '{"model": "m", "messages": ' + "[" * 99 + "]" * 99 + "}",
+        '{"model": "m", "messages": ' + "[" * 98 + "]" * 98 + "}",
+        '{"model": "m", "messages": [}',
+        '{"model": "m"}} , {"x": {}',
+        "[{}]",
+    ],
+    "x": ["0", "{}", '{"a": {}}'],
+}
+MEMBER = st.sampled_from(list(MEMBERS)).flatmap(
+    lambda key: st.sampled_from(MEMBERS[key]).map(lambda value: f'"{key}": {value}')
+)
+USUAL = st.tuples(*(st.sampled_from(MEMBERS[key]).map(f'"{key}": {{}}'.format) for key in MEMBERS))
+
+
+@given(
+    st.one_of(
+        st.lists(MEMBER, max_size=6),
+        USUAL.map(lambda members: members[:4]),
+        USUAL.flatmap(lambda members: st.permutations(members[:4])),
+        USUAL.flatmap(st.permutations),
+    ),
+    st.sampled_from([",", ", ", " , "]),
+)
+def test_the_quick_look_at_a_line_changes_nothing(members: list[str], comma: str) -> None:
+    line = "{" + comma.join(members) + "}"
+
+    # White space behind a line keeps it from the quick look.
+    quick, slow = (validate(text.encode()) for text in (line, line + " "))
+
+    assert quick == slow
 
 
 ACCEPTED = {
