@@ -18,6 +18,7 @@ from batchwright.cli.options import (
     require_requests,
 )
 from batchwright.cli.terminal import note, say, say_json
+from batchwright.cli.wait import wait_for
 from batchwright.domain.window import window_s
 
 
@@ -67,7 +68,7 @@ async def _submit(
             else:
                 note(f"batchwright wait {batch_id}")
             return Exit.OK
-        status = await processor.wait(batch_id)
+        status = await wait_for(processor, batch_id)
         if as_json:
             say_json(list(status.batches))
         return max(exit_of_batch(batch) for batch in status.batches)
