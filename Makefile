@@ -33,7 +33,7 @@ test: setup ## Run every test
 check: setup ## Format, lint, import rules, strict types
 	@$(BIN)/ruff format --check -q src tests examples benchmarks
 	@$(BIN)/ruff check -q src tests examples benchmarks
-	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 12
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
 
 bench: setup ## Run the quick benchmarks (some minutes)
