@@ -295,14 +295,14 @@ class Validator:
 class SeenIds:
     """A set of byte strings that takes about 12 bytes for each, whatever their length.
 
-    It keeps 64 bits of a hash, in one of 4,096 sorted arrays which another hash chooses: among a
-    million ids the chance that two are taken for one is 10⁻¹¹. The hashes are Python's own,
+    It keeps 64 bits of a hash, in one of 1,024 sorted arrays which another hash chooses: among a
+    million ids the chance that two are taken for one is below 10⁻¹⁰. The hashes are Python's own,
     keyed anew in each process, so that nobody can prepare ids that fall together.
     """
 
     __slots__ = ("_arrays",)
 
-    _ARRAYS: Final = 4_096
+    _ARRAYS: Final = 1_024
 
     def __init__(self) -> None:
         self._arrays = [array("q") for _ in range(self._ARRAYS)]
