@@ -12,7 +12,6 @@ The way of a request, each step a method below:
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from batchwright.blobs.base import Blobs, read_extents
@@ -30,19 +29,18 @@ from batchwright.engine.not_run import write_not_run
 from batchwright.engine.pace import Pace
 from batchwright.engine.pending import Pending, Waiting
 from batchwright.engine.recorder import Outcome, Recorder, code_of
-from batchwright.engine.recovery import CRASHES_MAX, Recovered
+from batchwright.engine.recovery import Recovered
 from batchwright.engine.retry import Decision, decide
 from batchwright.engine.routing import Route, Router, UnknownModel
 from batchwright.engine.runtime import Runtime
 from batchwright.engine.settings import EngineSettings
 from batchwright.engine.slots import ENTRY_BYTES, SlotTable
+from batchwright.engine.suspects import WORKER_LOST, Suspects, Verdict
 from batchwright.providers.base import Answer
 
 FEED_MAX = 512  # requests read ahead for a lane
 ROUTE_EVERY_S = 1.0  # how often a model is looked for whose provider has not answered yet
 WAITING_MAX = 1024  # requests that wait to be tried again; above it nothing new is read
-
-_WORKER_LOST = "The process ended three times in a row while this request was in flight."
 
 SlotToken = tuple[Lane, int, int]  # what a durable group gives back: lane, slot, bytes held
 
@@ -87,7 +85,7 @@ class BatchRun:
         self._feeds: dict[Lane, Feed] = {}
         self._low = asyncio.Event()  # a feed runs low, or a request waits no more
         self._waiting = Waiting(monotonic=runtime.monotonic, on_due=self._send_again)
-        self._alone: deque[Pending] = deque()  # in flight at two crashes: sent one at a time
+        self._suspects = Suspects(recovered)
         self._in_flight: dict[int, Pending] = {}  # by slot
         self._quiet = asyncio.Event()  # nothing is in flight
         self._held_bytes = 0
@@ -123,8 +121,7 @@ class BatchRun:
 
     async def note_suspects(self) -> None:
         """Journal what was in flight at the last crash, before anything is sent again."""
-        for suspect in self._recovered.suspects:
-            self._journal.add_crash(suspect.line, crashes=suspect.crashes, epoch=suspect.epoch)
+        self._suspects.note(self._journal)
         await self._journal.flush()
 
     def start(self) -> None:
@@ -202,7 +199,7 @@ class BatchRun:
             if (is_fresh or not is_done(line.number)) and not self._admit(line):
                 await self._admit_late(line)
         self._is_read = True
-        self._send_one_alone()
+        self._send_next_held()
 
     def _on_read(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -234,8 +231,13 @@ class BatchRun:
             self._put_if_fit(self._pending(request, route), feed)
 
     def _put_if_fit(self, pending: Pending, feed: Feed) -> None:
-        if not self.tally.crashes or self._is_fit(pending):
+        verdict = self._suspects.judge(pending) if self.tally.crashes else Verdict.FIT
+        if verdict is Verdict.FIT:
             self._put(pending, feed)
+        elif verdict is Verdict.LOST:
+            self._recorder.not_sent(
+                pending.request, Code.WORKER_LOST, WORKER_LOST, is_maybe_paid=True
+            )
 
     async def _late_route(self, request: Request) -> Route | None:
         """A route once every account has said what it serves; None, and a result, if none is."""
@@ -256,23 +258,6 @@ class BatchRun:
         # About four bytes make a token; the completion is taken from those seen so far.
         tokens = len(request.body) // 4 + int(self._completion_tokens)
         return Pending(request, route, tokens, self.call)
-
-    def _is_fit(self, pending: Pending) -> bool:
-        """Whether a request may go with the others: a suspect of two crashes goes alone."""
-        line = pending.request.line
-        crashes = self.tally.crashes.get(line)
-        if crashes is None:
-            return True
-        pending.is_maybe_paid = True
-        if any(suspect.line == line and suspect.is_cause for suspect in self._recovered.suspects):
-            self._recorder.not_sent(
-                pending.request, Code.WORKER_LOST, _WORKER_LOST, is_maybe_paid=True
-            )
-            return False
-        if crashes.in_a_row >= CRASHES_MAX:
-            self._alone.append(pending)
-            return False
-        return True
 
     def _feed(self, lane: Lane) -> Feed:
         feed = self._feeds.get(lane)
@@ -296,12 +281,12 @@ class BatchRun:
             or len(self._waiting) >= WAITING_MAX
         )
 
-    def _send_one_alone(self) -> None:
-        """Once nothing else is left: the suspects of two crashes, one at a time."""
-        if not self._alone or not self._is_read or self._in_flight or self._waiting:
+    def _send_next_held(self) -> None:
+        """Once nothing else is left: the suspects held back, one at a time."""
+        if not self._suspects or not self._is_read or self._in_flight or self._waiting:
             return
         if not any(feed.ready for feed in self._feeds.values()):
-            pending = self._alone.popleft()
+            pending = self._suspects.next_held()
             self._put(pending, self._feed(pending.route.lane))
 
     # One call
@@ -416,8 +401,8 @@ class BatchRun:
         self._pace.note(self._runtime.monotonic(), self.tally.settled)
         if self._held_bytes < self._settings.held_bytes_max:
             self._low.set()
-        if self._alone:
-            self._send_one_alone()
+        if self._suspects:
+            self._send_next_held()
         if self.is_settled:
             self._on_change()
 
