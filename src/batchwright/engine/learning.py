@@ -29,15 +29,19 @@ SLOT_S = 0.25
 RECENT_S = 3.0  # what "the last seconds" are
 CUT = 0.985  # of the rate that was accepted
 STEP = 0.01
-STEP_MAX = 0.16
-STEP_EVERY_S = 1.25
+STEP_MAX = 0.2
+STEP_UNSURE = 0.16  # while the rate is little more than a guess
+STEP_EVERY_S = 1.0
 HOLD_S = 3.0  # after a cut, before the first step
-NEAR = 1.03  # up to here above the refused rate steps stay small
+NEAR = 1.02  # up to here above the refused rate steps stay small
 FREE_AT = 20.0  # this far above the refused rate there is no limit any more
 CYCLE_S = 2.5  # shorter times between two refusals tell no rate
 STRIKES = 2
 STRIKE_CUT = 0.95
-TRY = 1.15
+AGREE = 1.1
+TRY = 1.25
+TRY_SURE = 2.0
+VOTES = 3
 GRACE_S = 1.0
 DOUBT_REFUSALS = 10
 DOUBT_SHARE = 0.03
@@ -98,6 +102,8 @@ class Learned:
     dry_accepted: int = 0
     strikes: int = 0  # refusals since, too early to tell a rate
     floor_rate: float = 0.0  # of the last full cycle
+    quiet_s: float = 0.0  # of this cycle
+    stock_votes: int = 0  # above 0: the limit keeps what is not used, for a while
     judge_at: float = 0.0  # 0: nothing to judge
     recent_rate: float = 0.0  # as the limit was used up
     later: int = 0  # accepted, but sent after that
@@ -128,6 +134,14 @@ class Learned:
         if self.mode is Mode.WINDOWED or (self.mode is Mode.SILENT and self.window_s):
             return self.amount / self.window_s
         return None
+
+
+def forget(learned: Learned, now: float) -> None:
+    """Start anew: nothing is held back until something is refused again."""
+    learned.mode = Mode.FREE
+    learned.window_at = learned.opened_at = now
+    learned.window_accepted = learned.accepted_at_opening = learned.accepted
+    learned.window_s = 0.0
 
 
 # Sending
@@ -182,10 +196,10 @@ def _step_up(learned: Learned, now: float) -> None:
         learned.step = min(learned.step * 2, STEP_MAX)
     rate *= 1 + learned.step
     if rate > learned.refused_rate * FREE_AT:
-        learned.mode = Mode.FREE
+        forget(learned, now)
         return
     _pace(learned, rate, now)
-    learned.step_at = now + max(STEP_EVERY_S, 1.5 * learned.round_trip_s)
+    learned.step_at = now + max(STEP_EVERY_S, 1.2 * learned.round_trip_s)
     learned.was_short = False
 
 
@@ -276,8 +290,7 @@ def _new_slot(learned: Learned, sent_at: float, now: float) -> None:
     smoothing = 0.2 if learned.round_trip_s else 1.0
     learned.round_trip_s += smoothing * (latency_s - learned.round_trip_s)
     if learned.mode is Mode.FREE and now - learned.window_at > MEMORY_S:
-        learned.window_at = learned.opened_at = now
-        learned.window_accepted = learned.accepted_at_opening = learned.accepted
+        forget(learned, now)
 
 
 # Draining: how much of what was out was let in?
@@ -291,16 +304,14 @@ def _start_draining(learned: Learned, now: float) -> None:
 
 
 def _end_draining(learned: Learned, now: float) -> None:
+    """What was out had been sent over about one round trip."""
     accepted, refused, _ = learned.recent.count(learned.cut_at)
-    before, refused_before, start = learned.recent.count(learned.cut_at - 1.0)
-    before, refused_before = before - accepted, refused_before - refused
-    sent_rate = (before + refused_before) / max(learned.cut_at - start, SLOT_S)
-    share = accepted / (accepted + refused + 1)
-    if accepted < 2 or share < 0.01:
+    if accepted < 2 or accepted < 0.01 * refused:
         _fall_silent(learned, now)
         learned.silent_at = learned.cut_at
     else:
-        _hold_at(learned, share * sent_rate, now)
+        _hold_at(learned, accepted / max(learned.round_trip_s, 0.02), now)
+        learned.step = STEP_UNSURE
 
 
 # Paced
@@ -313,7 +324,7 @@ def _hold_at(learned: Learned, rate: float, now: float) -> None:
     learned.cut_at = learned.dry_at = now
     learned.dry_accepted = learned.accepted
     learned.strikes = 0
-    learned.floor_rate = learned.judge_at = learned.until = 0.0
+    learned.floor_rate = learned.judge_at = learned.until = learned.quiet_s = 0.0
     learned.step = STEP
     learned.step_at = now + max(HOLD_S, 4 * learned.round_trip_s, 5 / learned.refused_rate)
     learned.was_short = False
@@ -334,9 +345,12 @@ def _cut(learned: Learned, now: float) -> None:
     if now - learned.dry_at >= cycle_s:
         _start_judging(learned, now)
     elif learned.floor_rate and learned.floor_rate < learned.bucket.rate_per_s:
-        _hold_at(learned, learned.floor_rate, now)  # it was a stock that let so much pass
+        # It was a stock that let so much pass.
+        learned.stock_votes = min(max(learned.stock_votes + 1, 1), VOTES)
+        _hold_at(learned, learned.floor_rate, now)
     elif learned.strikes > STRIKES:  # far too high: let a cycle pass, whatever the windows are
         learned.until = learned.dry_at + cycle_s
+        learned.quiet_s = learned.until - now
         learned.cut_at = learned.until
 
 
@@ -362,10 +376,24 @@ def _judge(learned: Learned, now: float) -> None:
         _fall_silent(learned, now)
         return
     later = learned.later
-    _hold_at(learned, max(rate, min(learned.recent_rate, rate * TRY)), now)
-    learned.floor_rate = rate
+    tried = _tried(learned, rate)
+    if learned.quiet_s:  # of which no more than a second's worth was kept for us
+        tried = accepted / (used_up_at - learned.dry_at - learned.quiet_s + GRACE_S)
+    _hold_at(learned, max(rate, tried), now)
+    learned.floor_rate = rate if tried > rate else 0.0
     learned.dry_at, learned.dry_accepted = used_up_at, learned.accepted - later
     learned.cut_at = now + GRACE_S  # a window of a second may still be used up
+
+
+def _tried(learned: Learned, rate: float) -> float:
+    """Whether the limit keeps a stock decides which of the two rates is its own."""
+    if learned.floor_rate:  # what was tried last time held
+        learned.stock_votes = max(learned.stock_votes - 1, -VOTES)
+    if learned.stock_votes > 0:
+        if learned.recent_rate > rate * AGREE:
+            learned.stock_votes -= 1
+        return rate
+    return min(learned.recent_rate, rate * (TRY if learned.stock_votes == 0 else TRY_SURE))
 
 
 # Silent and windowed
@@ -377,7 +405,8 @@ def _fall_silent(learned: Learned, now: float) -> None:
     learned.cut_at = now
     learned.probe_s = PROBE_S
     learned.until = now + PROBE_S
-    if learned.window_s and now < learned.window_at + learned.window_s:
+    is_used_up = learned.used >= 0.9 * learned.amount
+    if learned.window_s and is_used_up and now < learned.window_at + learned.window_s:
         learned.probe_s = max(PROBE_S, learned.window_s / 100)
         opens_at = learned.window_at + 0.985 * learned.window_s
         learned.until = max(learned.until, min(opens_at, now + WAIT_S_MAX))
@@ -395,6 +424,9 @@ def _reopen(learned: Learned, now: float) -> None:
     is_long = now - learned.silent_at >= SILENCE_S
     if is_long:
         _learn_window(learned, now)
+    elif learned.window_s and learned.used < learned.amount:
+        _slow_down(learned, now)
+        return
     learned.opened_at = now
     learned.accepted_at_opening = learned.accepted - 1
     if not is_long:
@@ -410,12 +442,18 @@ def _learn_window(learned: Learned, now: float) -> None:
     busy_s = max(learned.silent_at - learned.window_at, SLOT_S)
     speed = max(0.95 * learned.amount / busy_s, learned.amount / learned.window_s)
     learned.mode = Mode.WINDOWED
-    learned.windows = 0 if learned.windows > 1_000 else learned.windows
     _open_window(learned, now)
     learned.window_accepted = learned.accepted - 1
     # A sliding window gives back as slowly as it was used: stay a little behind it.
     learned.until = now + 0.01 * learned.window_s
     _pace(learned, speed, now)
+
+
+def _slow_down(learned: Learned, now: float) -> None:
+    """A sliding window gives back more slowly than it was used: go on at half the speed."""
+    learned.mode = Mode.WINDOWED
+    learned.cut_at = learned.until = now
+    _pace(learned, max(learned.bucket.rate_per_s / 2, learned.amount / learned.window_s), now)
 
 
 def _open_window(learned: Learned, now: float) -> None:

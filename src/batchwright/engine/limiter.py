@@ -217,6 +217,8 @@ def observe(
     for limit in seen:
         meter = _meter(limiter, limit)
         if meter is not None:
+            if meter.taught is not None and (limit.limit or 0) > 1.05 * meter.taught:
+                learning.forget(limiter.learned, now)  # the limit has grown: it says so
             sent = _sent(limit.kind, reserved)
             unseen = _sent(limit.kind, limiter) - sent
             meters.see(meter, limit, sent=sent, unseen=unseen, sent_at=reserved.at, now=now)

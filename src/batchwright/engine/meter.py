@@ -192,8 +192,8 @@ def _vote(meter: Meter, seen: LimitSeen, sent_at: float) -> None:
     if seen.reset_s is None or not limit or seen.remaining is None:
         return
     until_full_s = (limit - seen.remaining) / limit * meter.span_s
-    is_bucket = abs(seen.reset_s - until_full_s) < 0.5 + 0.02 * meter.span_s
-    meter.bucket_votes = min(max(meter.bucket_votes + (1 if is_bucket else -2), 0), 20)
+    if 0.1 < seen.remaining / limit < 0.97:  # else a sliding window looks the same
+        _vote_bucket(meter, abs(seen.reset_s - until_full_s) < 0.5 + 0.02 * meter.span_s)
     passed_s = sent_at - meter.turned_at
     if passed_s < TURN_S:
         return
@@ -205,6 +205,10 @@ def _vote(meter: Meter, seen: LimitSeen, sent_at: float) -> None:
         elif abs(moved_s - meter.span_s) > 2.0:  # not the next window either
             meter.fixed_votes = 0
     meter.ends_at, meter.turned_at = ends_at, sent_at
+
+
+def _vote_bucket(meter: Meter, is_bucket: bool) -> None:
+    meter.bucket_votes = min(max(meter.bucket_votes + (1 if is_bucket else -2), 0), 20)
 
 
 def _weigh(meter: Meter, remaining: float, sent: float, sent_at: float) -> None:
