@@ -25,8 +25,9 @@ MARK = 16
 
 _FIELDS = Struct("<IIHHHHIIIIqqdQII")
 _CHECK = Struct("<I")
+_RECORD = Struct(_FIELDS.format + "I")
 ATTEMPTS_MAX = 0xFFFF  # what a record can tell; waits that a provider asks for have no bound
-RECORD_BYTES = _FIELDS.size + _CHECK.size
+RECORD_BYTES = _RECORD.size
 
 
 class Record(NamedTuple):
@@ -81,11 +82,11 @@ def unpack_all(data: bytes, epoch: int) -> Iterator[Record | None]:
     wanted = epoch & 0xFFFF
     view = memoryview(data)
     whole = len(data) - len(data) % RECORD_BYTES
-    for start in range(0, whole, RECORD_BYTES):
-        end = start + _FIELDS.size
-        fields = view[start:end]
-        record = Record._make(_FIELDS.unpack(fields))
-        valid = crc32(fields) == _CHECK.unpack_from(view, end)[0] and record.epoch == wanted
-        yield record if valid else None
+    start = 0
+    for *fields, check in _RECORD.iter_unpack(view[:whole]):
+        record = Record._make(fields)
+        is_whole = crc32(view[start : start + _FIELDS.size]) == check
+        yield record if is_whole and record.epoch == wanted else None
+        start += RECORD_BYTES
     if whole < len(data):
         yield None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from batchwright.blobs.base import Blobs
 from batchwright.domain.errors import UsageError
@@ -97,6 +98,14 @@ class ResultIndex:
                     index._lengths[record.line] = record.length
                     index._places[record.line] = first + (0 if record.flags & OUTPUT else 1)
         return index
+
+    def places(self, lines: int) -> Iterator[tuple[int, str, int, int]]:
+        """(line, blob key, offset, length) of each result of the first `lines` lines."""
+        keys = self._keys
+        found = zip(self._places, self._offsets, self._lengths, strict=True)
+        for line, (place, offset, length) in enumerate(islice(found, lines + 1)):
+            if place:
+                yield line, keys[place], offset, length
 
     def place(self, line: int) -> tuple[str, int, int] | None:
         """(blob key, offset, length) of a line's result; None if it has none."""

@@ -27,11 +27,9 @@ class Settled(NamedTuple):
     is_error: bool
 
 
-class _Place(NamedTuple):
-    key: str
-    offset: int
-    length: int
-    number: int
+_Place = tuple[str, int, int, int]
+"""Key, offset and length of a result line, and the number of its request: it sorts by where it
+lies."""
 
 
 def is_error_key(key: str) -> bool:
@@ -43,12 +41,9 @@ async def windows(index: ResultIndex, lines: int, blobs: Blobs) -> AsyncGenerato
     """All results in the order of their lines, some megabytes at a time."""
     window: list[_Place] = []
     size_bytes = 0
-    for number in range(1, lines + 1):
-        place = index.place(number)
-        if place is None:
-            continue
-        window.append(_Place(*place, number))
-        size_bytes += place[2]
+    for number, key, offset, length in index.places(lines):
+        window.append((key, offset, length, number))
+        size_bytes += length
         if size_bytes >= _WINDOW_BYTES or len(window) >= _WINDOW_LINES:
             yield await _read(window, blobs)
             window, size_bytes = [], 0
@@ -59,33 +54,29 @@ async def windows(index: ResultIndex, lines: int, blobs: Blobs) -> AsyncGenerato
 async def _read(window: list[_Place], blobs: Blobs) -> list[Settled]:
     found: list[Settled] = []
     for run in _runs(sorted(window)):
-        start, end = run[0].offset, run[-1].offset + run[-1].length
-        data = b"".join([chunk async for chunk in blobs.read(run[0].key, start, end - start)])
-        found += [
-            Settled(
-                place.number,
-                data[place.offset - start : place.offset - start + place.length].rstrip(b"\n"),
-                is_error_key(place.key),
-            )
-            for place in run
-        ]
-    return sorted(found)
+        key, start, *_ = run[0]
+        end = run[-1][1] + run[-1][2]
+        data = b"".join([chunk async for chunk in blobs.read(key, start, end - start)])
+        is_error = is_error_key(key)
+        for _, offset, length, number in run:
+            line = data[offset - start : offset - start + length]
+            found.append(Settled(number, line.rstrip(b"\n"), is_error))
+    found.sort()
+    return found
 
 
 def _runs(places: list[_Place]) -> Iterator[list[_Place]]:
     """Places that lie close together, so that one read gets them."""
     run: list[_Place] = []
+    run_key, run_end = "", 0
     for place in places:
-        if run and not _follows(run[-1], place):
+        key, offset, length, _ = place
+        if run and (key != run_key or offset - run_end > _GAP_BYTES):
             yield run
             run = []
         run.append(place)
+        run_key, run_end = key, offset + length
     yield run
-
-
-def _follows(before: _Place, place: _Place) -> bool:
-    gap = place.offset - before.offset - before.length
-    return place.key == before.key and gap <= _GAP_BYTES
 
 
 def pulled(
