@@ -51,11 +51,15 @@ class TenantStore(Protocol):
         idempotency: Idempotency | None = None,
     ) -> File:
         """Make a file visible. With an idempotency key that was used before for the same request,
-        nothing is changed and the file of then is returned; for another request: `Conflict`."""
+        nothing is changed and the file of then is returned; for another request: `Conflict`.
+
+        A key whose file was deleted or has expired is as new.
+        """
         ...
 
-    async def get_file(self, tenant: str, file_id: str) -> File:
-        """Raises `NotFound` for an unknown, deleted or expired-and-pruned file."""
+    async def get_file(self, tenant: str, file_id: str, *, now: float | None = None) -> File:
+        """Raises `NotFound` for an unknown or deleted file, and for one that has expired at
+        `now`; without `now`, for one that `EngineStore.expire` has hidden."""
         ...
 
     async def list_files(
@@ -66,17 +70,25 @@ class TenantStore(Protocol):
         limit: int,
         ascending: bool = False,
         purpose: str | None = None,
+        now: float | None = None,
     ) -> Page[File]:
-        """Ordered by (created_at, id). An `after` that names nothing gives an empty page."""
+        """Ordered by (created_at, id). An `after` that names nothing gives an empty page.
+        `now` as in `get_file`."""
         ...
 
-    async def get_extents(self, tenant: str, file_id: str) -> tuple[Extent, ...]:
-        """The bytes of a file, in order. Raises `NotFound`."""
+    async def get_extents(
+        self, tenant: str, file_id: str, *, now: float | None = None
+    ) -> tuple[Extent, ...]:
+        """The bytes of a file, in order. Raises as `get_file`."""
         ...
 
-    async def delete_file(self, tenant: str, file_id: str) -> None:
+    async def delete_file(self, tenant: str, file_id: str, *, now: float | None = None) -> None:
         """Hide a file at once; its bytes go later (`EngineStore.unreferenced`).
-        Raises `NotFound`, the second time too."""
+        Raises as `get_file`, the second time too."""
+        ...
+
+    async def stored_bytes(self, tenant: str, now: float) -> int:
+        """The bytes of all files that are visible at `now`, and of the parts of pending uploads."""
         ...
 
     async def create_upload(self, tenant: str, upload: Upload) -> None: ...
@@ -93,6 +105,10 @@ class TenantStore(Protocol):
         """All parts in order of creation."""
         ...
 
+    async def sum_parts(self, tenant: str, upload_id: str) -> tuple[int, int]:
+        """How many parts an upload has, and their bytes together."""
+        ...
+
     async def complete_upload(
         self, tenant: str, upload_id: str, file: File, extents: Sequence[Extent]
     ) -> Upload:
@@ -107,6 +123,13 @@ class TenantStore(Protocol):
         self, tenant: str, batch: Batch, idempotency: Idempotency | None = None
     ) -> Batch:
         """As `create_file` for the idempotency key."""
+        ...
+
+    async def find_claimed_batch(self, tenant: str, idempotency: Idempotency) -> Batch | None:
+        """The batch that an idempotency key has made; None if it made none yet.
+
+        Raises `Conflict` if it was for another request.
+        """
         ...
 
     async def get_batch(self, tenant: str, batch_id: str) -> Batch: ...
@@ -175,9 +198,9 @@ class EngineStore(Protocol):
         ...
 
     async def engine_file(
-        self, tenant: str, file_id: str, *, hidden: bool = False
+        self, tenant: str, file_id: str, *, hidden: bool = False, now: float | None = None
     ) -> tuple[File, tuple[Extent, ...]] | None:
-        """A visible file with its bytes; None if there is none.
+        """A visible file with its bytes; None if there is none. `now` as in `get_file`.
 
         With `hidden` also one that was deleted while a batch uses it.
         """

@@ -41,6 +41,10 @@ class _StoredFile:
     extents: tuple[Extent, ...]
     is_hidden: bool = False
 
+    def is_visible(self, now: float | None) -> bool:
+        """Neither hidden nor, at `now`, expired."""
+        return not (self.is_hidden or (now is not None and _is_past(self.file.expires_at, now)))
+
 
 @dataclass(frozen=True, slots=True)
 class _SegmentBlob:
@@ -74,16 +78,16 @@ class MemoryStore:
         extents: Sequence[Extent],
         idempotency: Idempotency | None = None,
     ) -> File:
-        earlier = self._claimed(tenant, "file", idempotency)
+        earlier = self._claimed_file(tenant, idempotency)
         if earlier is not None:
-            return self._file(tenant, earlier, hidden=True).file
+            return earlier
         file = replace(file, tenant=tenant)
         self._insert_files([(file, extents)])
         self._claim(tenant, "file", idempotency, file.id)
         return file
 
-    async def get_file(self, tenant: str, file_id: str) -> File:
-        return self._file(tenant, file_id).file
+    async def get_file(self, tenant: str, file_id: str, *, now: float | None = None) -> File:
+        return self._file(tenant, file_id, now).file
 
     async def list_files(
         self,
@@ -93,19 +97,37 @@ class MemoryStore:
         limit: int,
         ascending: bool = False,
         purpose: str | None = None,
+        now: float | None = None,
     ) -> Page[File]:
         def is_listed(file: File) -> bool:
-            return not self._files[file.id].is_hidden and purpose in (None, file.purpose)
+            return self._files[file.id].is_visible(now) and purpose in (None, file.purpose)
 
         everything = [stored.file for stored in self._files.values()]
         return _page(everything, tenant, after, limit, ascending, is_listed)
 
-    async def get_extents(self, tenant: str, file_id: str) -> tuple[Extent, ...]:
-        return self._file(tenant, file_id).extents
+    async def get_extents(
+        self, tenant: str, file_id: str, *, now: float | None = None
+    ) -> tuple[Extent, ...]:
+        return self._file(tenant, file_id, now).extents
 
-    async def delete_file(self, tenant: str, file_id: str) -> None:
-        stored = self._file(tenant, file_id)
+    async def delete_file(self, tenant: str, file_id: str, *, now: float | None = None) -> None:
+        stored = self._file(tenant, file_id, now)
         self._files[file_id] = replace(stored, is_hidden=True)
+
+    async def stored_bytes(self, tenant: str, now: float) -> int:
+        of_files = (
+            stored.file.size_bytes
+            for stored in self._files.values()
+            if stored.file.tenant == tenant and stored.is_visible(now)
+        )
+        of_parts = (
+            part.size_bytes
+            for part in self._parts.values()
+            if (upload := self._uploads[part.upload_id]).tenant == tenant
+            and upload.status == "pending"
+            and not _is_past(upload.expires_at, now)
+        )
+        return sum(of_files) + sum(of_parts)
 
     async def create_upload(self, tenant: str, upload: Upload) -> None:
         _require_new(upload.id, self._uploads)
@@ -127,6 +149,10 @@ class MemoryStore:
         found = [part for part in self._parts.values() if part.upload_id == upload_id]
         return sorted(found, key=lambda part: (part.created_at, part.id))
 
+    async def sum_parts(self, tenant: str, upload_id: str) -> tuple[int, int]:
+        parts = await self.get_parts(tenant, upload_id)
+        return len(parts), sum(part.size_bytes for part in parts)
+
     async def complete_upload(
         self, tenant: str, upload_id: str, file: File, extents: Sequence[Extent]
     ) -> Upload:
@@ -145,15 +171,20 @@ class MemoryStore:
     async def create_batch(
         self, tenant: str, batch: Batch, idempotency: Idempotency | None = None
     ) -> Batch:
-        earlier = self._claimed(tenant, "batch", idempotency)
-        if earlier is not None:
-            return await self.get_batch(tenant, earlier)
+        if idempotency is not None:
+            earlier = await self.find_claimed_batch(tenant, idempotency)
+            if earlier is not None:
+                return earlier
         batch = replace(batch, tenant=tenant)
         _require_new(batch.id, self._batches)
         _require_sound(batch)
         self._batches[batch.id] = batch
         self._claim(tenant, "batch", idempotency, batch.id)
         return batch
+
+    async def find_claimed_batch(self, tenant: str, idempotency: Idempotency) -> Batch | None:
+        batch_id = self._claimed(tenant, "batch", idempotency)
+        return None if batch_id is None else await self.get_batch(tenant, batch_id)
 
     async def get_batch(self, tenant: str, batch_id: str) -> Batch:
         batch = self._batches.get(batch_id)
@@ -233,10 +264,10 @@ class MemoryStore:
         self._batches[was.id] = batch
 
     async def engine_file(
-        self, tenant: str, file_id: str, *, hidden: bool = False
+        self, tenant: str, file_id: str, *, hidden: bool = False, now: float | None = None
     ) -> tuple[File, tuple[Extent, ...]] | None:
         """With `hidden`, a hidden file too: a batch goes on with an input that was deleted."""
-        stored = self._find_file(tenant, file_id, hidden=hidden)
+        stored = self._find_file(tenant, file_id, now, hidden=hidden)
         return None if stored is None else (stored.file, stored.extents)
 
     async def expire(self, now: float) -> int:
@@ -283,14 +314,16 @@ class MemoryStore:
 
     # Steps of the above.
 
-    def _find_file(self, tenant: str, file_id: str, *, hidden: bool) -> _StoredFile | None:
+    def _find_file(
+        self, tenant: str, file_id: str, now: float | None, *, hidden: bool = False
+    ) -> _StoredFile | None:
         stored = self._files.get(file_id)
-        if stored is None or stored.file.tenant != tenant or (stored.is_hidden and not hidden):
+        if stored is None or stored.file.tenant != tenant:
             return None
-        return stored
+        return stored if hidden or stored.is_visible(now) else None
 
-    def _file(self, tenant: str, file_id: str, *, hidden: bool = False) -> _StoredFile:
-        stored = self._find_file(tenant, file_id, hidden=hidden)
+    def _file(self, tenant: str, file_id: str, now: float | None) -> _StoredFile:
+        stored = self._find_file(tenant, file_id, now)
         if stored is None:
             raise refusals.no_file(file_id)
         return stored
@@ -307,9 +340,20 @@ class MemoryStore:
             raise refusals.not_pending(upload)
         return upload
 
-    def _claimed(self, tenant: str, kind: str, claim: Idempotency | None) -> str | None:
+    def _claimed_file(self, tenant: str, claim: Idempotency | None) -> File | None:
+        """The file that an idempotency key has made. A key whose file is gone is as new."""
+        if claim is None or (tenant, "file", claim.key) not in self._idempotency:
+            return None
+        _, file_id = self._idempotency[tenant, "file", claim.key]
+        stored = self._find_file(tenant, file_id, claim.created_at)
+        if stored is None:
+            return None  # the new claim takes the place of the old one
+        self._claimed(tenant, "file", claim)
+        return stored.file
+
+    def _claimed(self, tenant: str, kind: str, claim: Idempotency) -> str | None:
         """The object that an idempotency key has made already."""
-        if claim is None or (tenant, kind, claim.key) not in self._idempotency:
+        if (tenant, kind, claim.key) not in self._idempotency:
             return None
         earlier, object_id = self._idempotency[tenant, kind, claim.key]
         if earlier.fingerprint != claim.fingerprint:
@@ -335,10 +379,9 @@ class MemoryStore:
             self._segment_blobs[key] = _SegmentBlob(batch_id, epoch, kind)
 
     def _forget_empty_files(self) -> None:
-        """Drop hidden files whose bytes are gone, once no idempotency key answers with them."""
-        answers = {object_id: None for _, object_id in self._idempotency.values()}
+        """Drop hidden files whose bytes are gone."""
         for file_id, stored in list(self._files.items()):
-            if stored.is_hidden and not stored.extents and file_id not in answers:
+            if stored.is_hidden and not stored.extents:
                 del self._files[file_id]
 
     def _unused(self) -> Iterator[str]:

@@ -282,19 +282,40 @@ class TestIdempotency:
         assert len({batch.id for batch in made}) == 1
         assert len((await store.list_batches(T, after=None, limit=100)).items) == 1
 
-    async def test_a_deleted_file_is_still_the_answer_until_its_key_is_old(
-        self, store: Store
-    ) -> None:
-        claim = Idempotency("key", "print", 0.0)
-        first = await store.create_file(T, a_file("file-1"), extents_of("a"), claim)
+    async def test_a_key_whose_file_is_gone_is_as_new(self, store: Store) -> None:
+        await store.create_file(
+            T, a_file("file-1"), extents_of("a"), Idempotency("key", "print", 0.0)
+        )
         await store.delete_file(T, "file-1")
-        await store.forget(await store.unreferenced(10))
-        await store.expire(48 * 3_600 - 1)
 
-        assert await store.create_file(T, a_file("file-2"), extents_of("b"), claim) == first
+        again = await store.create_file(
+            T, a_file("file-2", expires_at=5.0), [], Idempotency("key", "other", 1.0)
+        )
+        early = await store.create_file(T, a_file("file-3"), [], Idempotency("key", "other", 4.9))
+        late = await store.create_file(T, a_file("file-3"), [], Idempotency("key", "other", 5.0))
+
+        assert (again.id, early.id, late.id) == ("file-2", "file-2", "file-3")
+
+    async def test_an_old_key_is_forgotten(self, store: Store) -> None:
+        claim = Idempotency("key", "print", 0.0)
+        await store.create_file(T, a_file("file-1"), [], claim)
+        assert await store.expire(48 * 3_600 - 1) == 0
+        assert (await store.create_file(T, a_file("file-2"), [], claim)).id == "file-1"
 
         assert await store.expire(48 * 3_600) == 1
-        assert (await store.create_file(T, a_file("file-3"), [], claim)).id == "file-3"
+        assert (await store.create_file(T, a_file("file-2"), [], claim)).id == "file-2"
+
+    async def test_the_batch_of_a_key_can_be_asked_for(self, store: Store) -> None:
+        claim = Idempotency("key", "print", 0.0)
+        await store.create_file(T, a_file("file-1"), [], claim)
+        assert await store.find_claimed_batch(T, claim) is None
+
+        batch = await store.create_batch(T, a_batch(), claim)
+
+        assert await store.find_claimed_batch(T, claim) == batch
+        assert await store.find_claimed_batch("other", claim) is None
+        with pytest.raises(Conflict, match="Idempotency-Key"):
+            await store.find_claimed_batch(T, replace(claim, fingerprint="other"))
 
 
 class TestUploads:
@@ -667,6 +688,41 @@ class TestExpiry:
 
         left = (await store.list_files(T, after=None, limit=9, ascending=True)).items
         assert [file.id for file in left] == ["file-2", "file-3"]
+
+    async def test_a_file_past_its_time_is_gone_before_it_is_hidden(self, store: Store) -> None:
+        file = await store.create_file(T, a_file("file-1", expires_at=10.0), extents_of("a"))
+
+        assert await store.get_file(T, "file-1", now=9.9) == file
+        assert await store.engine_file(T, "file-1", now=9.9) == (file, tuple(extents_of("a")))
+        assert await store.engine_file(T, "file-1", now=10.0) is None
+        assert await store.engine_file(T, "file-1", now=10.0, hidden=True) is not None
+        assert (await store.list_files(T, after=None, limit=9, now=9.9)).items == [file]
+        assert (await store.list_files(T, after=None, limit=9, now=10.0)).items == []
+        for read in (store.get_file, store.get_extents, store.delete_file):
+            with pytest.raises(NotFound):
+                await read(T, "file-1", now=10.0)
+        await store.delete_file(T, "file-1", now=9.9)
+
+    async def test_what_a_tenant_stores_is_its_visible_files_and_pending_parts(
+        self, store: Store
+    ) -> None:
+        await store.create_file(T, a_file("file-1", size_bytes=2**40), [])
+        await store.create_file(T, a_file("file-2", size_bytes=20, expires_at=5.0), [])
+        await store.create_file(T, a_file("file-3", size_bytes=300), [])
+        await store.delete_file(T, "file-3")
+        await store.create_file("other", a_file("file-4", size_bytes=4_000), [])
+        await store.create_upload(T, an_upload("upload_1", expires_at=10.0))
+        await store.add_part(T, Part("part_1", "upload_1", "k1", 50_000, 0.0))
+        await store.add_part(T, Part("part_2", "upload_1", "k2", 600_000, 0.0))
+        await store.create_upload(T, an_upload("upload_2"))
+        await store.add_part(T, Part("part_3", "upload_2", "k3", 7, 0.0))
+        await store.cancel_upload(T, "upload_2")
+
+        assert await store.sum_parts(T, "upload_1") == (2, 650_000)
+        assert await store.stored_bytes(T, 4.9) == 2**40 + 20 + 650_000
+        assert await store.stored_bytes(T, 5.0) == 2**40 + 650_000
+        assert await store.stored_bytes(T, 10.0) == 2**40
+        assert await store.stored_bytes("nobody", 0.0) == 0
 
     async def test_pending_uploads_past_their_time_are_cancelled(self, store: Store) -> None:
         await store.create_upload(T, an_upload("upload_1", expires_at=10.0))

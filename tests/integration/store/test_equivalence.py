@@ -37,6 +37,9 @@ class History:
         args, kwargs = getattr(self, name)()
         return name.removeprefix("call_"), args, kwargs
 
+    def maybe_now(self) -> float | None:
+        return self.random.choice([None, self.now])
+
     def tenant(self) -> str:
         return self.random.choice(TENANTS)
 
@@ -63,18 +66,23 @@ class History:
         return (tenant, file, self.extents(), self.claim()), {}
 
     def call_delete_file(self) -> Any:
-        return (self.tenant(), self.one_of("file")), {}
+        return (self.tenant(), self.one_of("file")), {"now": self.maybe_now()}
 
     def call_get_extents(self) -> Any:
-        return (self.tenant(), self.one_of("file")), {}
+        return (self.tenant(), self.one_of("file")), {"now": self.maybe_now()}
+
+    def call_stored_bytes(self) -> Any:
+        return (self.tenant(), self.now), {}
 
     def call_engine_file(self) -> Any:
-        return (self.tenant(), self.one_of("file")), {"hidden": self.random.random() < 0.5}
+        hidden = self.random.random() < 0.5
+        return (self.tenant(), self.one_of("file")), {"hidden": hidden, "now": self.maybe_now()}
 
     def call_list_files(self) -> Any:
         after = self.random.choice([None, self.one_of("file")])
         ascending = self.random.random() < 0.5
-        return (self.tenant(),), {"after": after, "limit": 2, "ascending": ascending}
+        now = self.maybe_now()
+        return (self.tenant(),), {"after": after, "limit": 2, "ascending": ascending, "now": now}
 
     def call_list_batches(self) -> Any:
         after = self.random.choice([None, self.one_of("batch")])

@@ -114,10 +114,16 @@ class SqlEngineStore(SqlPart):
 
     @reading
     async def engine_file(
-        self, connection: AsyncConnection, tenant: str, file_id: str, *, hidden: bool = False
+        self,
+        connection: AsyncConnection,
+        tenant: str,
+        file_id: str,
+        *,
+        hidden: bool = False,
+        now: float | None = None,
     ) -> tuple[File, tuple[Extent, ...]] | None:
         """With `hidden`, a hidden file too: a batch goes on with an input that was deleted."""
-        file = await find_file(connection, tenant, file_id, hidden=hidden)
+        file = await find_file(connection, tenant, file_id, hidden=hidden, now=now)
         return None if file is None else (file, await file_extents(connection, file_id))
 
     @transaction
@@ -240,10 +246,9 @@ async def _forget_segment_blobs(connection: AsyncConnection, keys: Sequence[str]
 
 
 async def _forget_empty_files(connection: AsyncConnection) -> None:
-    """Drop hidden files whose bytes are gone, once no idempotency key answers with them."""
+    """Drop hidden files whose bytes are gone."""
     has_bytes = exists().where(extents.c.file_id == files.c.id)
-    is_answer = exists().where(idempotency.c.object_id == files.c.id)
-    await connection.execute(delete(files).where(files.c.is_hidden, ~has_bytes, ~is_answer))
+    await connection.execute(delete(files).where(files.c.is_hidden, ~has_bytes))
 
 
 def _is_unfinished() -> ColumnElement[bool]:

@@ -6,7 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, Table, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Table,
+    and_,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from batchwright.domain.batch import Batch
@@ -46,16 +58,19 @@ class SqlTenantStore(SqlPart):
         idempotency: Idempotency | None = None,
     ) -> File:
         if idempotency is not None:
-            earlier = await _claim(connection, tenant, "file", idempotency, file.id)
+            earlier = await _claimed_file(connection, tenant, idempotency)
             if earlier is not None:
-                return await _file(connection, tenant, earlier, hidden=True)
+                return earlier
+            await _claim(connection, tenant, "file", idempotency, file.id)
         file = replace(file, tenant=tenant)
         await insert_file(connection, file, extents)
         return file
 
     @reading
-    async def get_file(self, connection: AsyncConnection, tenant: str, file_id: str) -> File:
-        return await _file(connection, tenant, file_id)
+    async def get_file(
+        self, connection: AsyncConnection, tenant: str, file_id: str, *, now: float | None = None
+    ) -> File:
+        return await _file(connection, tenant, file_id, now)
 
     @reading
     async def list_files(
@@ -67,8 +82,9 @@ class SqlTenantStore(SqlPart):
         limit: int,
         ascending: bool = False,
         purpose: str | None = None,
+        now: float | None = None,
     ) -> Page[File]:
-        query = select(*FILE).where(files.c.tenant == tenant, ~files.c.is_hidden)
+        query = select(*FILE).where(files.c.tenant == tenant, _is_visible(now))
         if purpose is not None:
             query = query.where(files.c.purpose == purpose)
         return await _page(
@@ -77,20 +93,38 @@ class SqlTenantStore(SqlPart):
 
     @reading
     async def get_extents(
-        self, connection: AsyncConnection, tenant: str, file_id: str
+        self, connection: AsyncConnection, tenant: str, file_id: str, *, now: float | None = None
     ) -> tuple[Extent, ...]:
-        await _file(connection, tenant, file_id)
+        await _file(connection, tenant, file_id, now)
         return await file_extents(connection, file_id)
 
     @transaction
-    async def delete_file(self, connection: AsyncConnection, tenant: str, file_id: str) -> None:
+    async def delete_file(
+        self, connection: AsyncConnection, tenant: str, file_id: str, *, now: float | None = None
+    ) -> None:
         hide = (
             update(files)
-            .where(files.c.tenant == tenant, files.c.id == file_id, ~files.c.is_hidden)
+            .where(files.c.tenant == tenant, files.c.id == file_id, _is_visible(now))
             .values(is_hidden=True)
         )
         if (await connection.execute(hide)).rowcount == 0:
             raise refusals.no_file(file_id)
+
+    @reading
+    async def stored_bytes(self, connection: AsyncConnection, tenant: str, now: float) -> int:
+        of_files = select(func.sum(files.c.size_bytes)).where(
+            files.c.tenant == tenant, _is_visible(now)
+        )
+        of_parts = (
+            select(func.sum(parts.c.size_bytes))
+            .join(uploads)
+            .where(
+                uploads.c.tenant == tenant,
+                uploads.c.status == "pending",
+                uploads.c.expires_at > now,
+            )
+        )
+        return sum([await connection.scalar(each) or 0 for each in (of_files, of_parts)])
 
     @transaction
     async def create_upload(self, connection: AsyncConnection, tenant: str, upload: Upload) -> None:
@@ -116,6 +150,17 @@ class SqlTenantStore(SqlPart):
             .order_by(parts.c.created_at, parts.c.id)
         )
         return [Part(*row) for row in await connection.execute(query)]
+
+    @reading
+    async def sum_parts(
+        self, connection: AsyncConnection, tenant: str, upload_id: str
+    ) -> tuple[int, int]:
+        await _upload(connection, tenant, upload_id)
+        query = select(func.count(), func.coalesce(func.sum(parts.c.size_bytes), 0)).where(
+            parts.c.upload_id == upload_id
+        )
+        count, size_bytes = (await connection.execute(query)).one()
+        return int(count), int(size_bytes)
 
     @transaction
     async def complete_upload(
@@ -150,12 +195,19 @@ class SqlTenantStore(SqlPart):
         idempotency: Idempotency | None = None,
     ) -> Batch:
         if idempotency is not None:
-            earlier = await _claim(connection, tenant, "batch", idempotency, batch.id)
+            earlier = await _claimed_batch(connection, tenant, idempotency)
             if earlier is not None:
-                return await _batch(connection, tenant, earlier)
+                return earlier
+            await _claim(connection, tenant, "batch", idempotency, batch.id)
         batch = replace(batch, tenant=tenant)
         await connection.execute(insert(batches).values(batch_values(batch)))
         return batch
+
+    @reading
+    async def find_claimed_batch(
+        self, connection: AsyncConnection, tenant: str, idempotency: Idempotency
+    ) -> Batch | None:
+        return await _claimed_batch(connection, tenant, idempotency)
 
     @reading
     async def get_batch(self, connection: AsyncConnection, tenant: str, batch_id: str) -> Batch:
@@ -206,20 +258,30 @@ async def file_extents(connection: AsyncConnection, file_id: str) -> tuple[Exten
 
 
 async def find_file(
-    connection: AsyncConnection, tenant: str, file_id: str, *, hidden: bool = False
+    connection: AsyncConnection,
+    tenant: str,
+    file_id: str,
+    *,
+    hidden: bool = False,
+    now: float | None = None,
 ) -> File | None:
     """A visible file, or with `hidden` any that still has its row."""
     query = select(*FILE).where(files.c.tenant == tenant, files.c.id == file_id)
     if not hidden:
-        query = query.where(~files.c.is_hidden)
+        query = query.where(_is_visible(now))
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else File(*row)
 
 
-async def _file(
-    connection: AsyncConnection, tenant: str, file_id: str, *, hidden: bool = False
-) -> File:
-    file = await find_file(connection, tenant, file_id, hidden=hidden)
+def _is_visible(now: float | None) -> ColumnElement[bool]:
+    """Neither hidden nor, at `now`, expired."""
+    if now is None:
+        return ~files.c.is_hidden
+    return and_(~files.c.is_hidden, or_(files.c.expires_at.is_(None), files.c.expires_at > now))
+
+
+async def _file(connection: AsyncConnection, tenant: str, file_id: str, now: float | None) -> File:
+    file = await find_file(connection, tenant, file_id, now=now)
     if file is None:
         raise refusals.no_file(file_id)
     return file
@@ -257,26 +319,55 @@ async def _change_upload(connection: AsyncConnection, upload: Upload) -> Upload:
     return upload
 
 
-async def _claim(
-    connection: AsyncConnection, tenant: str, kind: str, claim: Idempotency, object_id: str
-) -> str | None:
-    """Keep an idempotency key for a new object, or tell the object that it already made."""
-    query = select(idempotency.c.fingerprint, idempotency.c.object_id).where(
-        idempotency.c.tenant == tenant,
-        idempotency.c.kind == kind,
-        idempotency.c.key == claim.key,
-    )
-    earlier = (await connection.execute(query)).one_or_none()
+async def _claimed_file(
+    connection: AsyncConnection, tenant: str, claim: Idempotency
+) -> File | None:
+    """The file that an idempotency key has made. A key whose file is gone is forgotten."""
+    earlier = await _find_claim(connection, tenant, "file", claim)
     if earlier is None:
-        await connection.execute(
-            insert(idempotency).values(
-                tenant=tenant, kind=kind, object_id=object_id, **values_of(claim)
-            )
-        )
         return None
+    file = await find_file(connection, tenant, earlier.object_id, now=claim.created_at)
+    if file is None:
+        await connection.execute(delete(idempotency).where(*_of_claim(tenant, "file", claim)))
+        return None
+    _require_same_request(earlier, claim)
+    return file
+
+
+async def _claimed_batch(
+    connection: AsyncConnection, tenant: str, claim: Idempotency
+) -> Batch | None:
+    earlier = await _find_claim(connection, tenant, "batch", claim)
+    if earlier is None:
+        return None
+    _require_same_request(earlier, claim)
+    return await _batch(connection, tenant, earlier.object_id)
+
+
+async def _find_claim(
+    connection: AsyncConnection, tenant: str, kind: str, claim: Idempotency
+) -> AnyRow | None:
+    query = select(idempotency.c.fingerprint, idempotency.c.object_id)
+    found = await connection.execute(query.where(*_of_claim(tenant, kind, claim)))
+    return found.one_or_none()
+
+
+def _of_claim(tenant: str, kind: str, claim: Idempotency) -> list[ColumnElement[bool]]:
+    columns = idempotency.c
+    return [columns.tenant == tenant, columns.kind == kind, columns.key == claim.key]
+
+
+def _require_same_request(earlier: AnyRow, claim: Idempotency) -> None:
     if earlier.fingerprint != claim.fingerprint:
         raise refusals.idempotency_key_reused()
-    return str(earlier.object_id)
+
+
+async def _claim(
+    connection: AsyncConnection, tenant: str, kind: str, claim: Idempotency, object_id: str
+) -> None:
+    """Keep an idempotency key for a new object."""
+    row = {"tenant": tenant, "kind": kind, "object_id": object_id, **values_of(claim)}
+    await connection.execute(insert(idempotency).values(row))
 
 
 async def _page(
