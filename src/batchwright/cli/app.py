@@ -17,7 +17,10 @@ from batchwright.cli.config import config
 from batchwright.cli.help import Program
 from batchwright.cli.list import list_batches
 from batchwright.cli.models import models
+from batchwright.cli.pause import pause
+from batchwright.cli.priority import priority
 from batchwright.cli.results import results
+from batchwright.cli.resume import resume
 from batchwright.cli.retry import retry
 from batchwright.cli.run import run
 from batchwright.cli.sandbox import sandbox
@@ -73,6 +76,9 @@ app.command(rich_help_panel=SERVER)(status)
 app.command("list", rich_help_panel=SERVER)(list_batches)
 app.command(rich_help_panel=SERVER)(wait)
 app.command(rich_help_panel=SERVER)(results)
+app.command(rich_help_panel=SERVER)(pause)
+app.command(rich_help_panel=SERVER)(resume)
+app.command(rich_help_panel=SERVER)(priority)
 app.command(rich_help_panel=SERVER)(cancel)
 app.command(rich_help_panel=SERVER)(retry)
 app.command(rich_help_panel=SERVER)(models)

@@ -11,6 +11,7 @@ import typer
 from batchwright.cli.connection import connect, run_async
 from batchwright.cli.exits import Exit
 from batchwright.cli.options import ApiKey, BaseUrl, ConfigFile, Json
+from batchwright.cli.steering import shown_state
 from batchwright.cli.terminal import note, say_json, say_table, shown_time
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _row(batch: dict[str, Any]) -> tuple[object, ...]:
     total, completed, failed = (int(counts.get(k) or 0) for k in ("total", "completed", "failed"))
     return (
         batch["id"],
-        batch["status"],
+        shown_state(batch),
         f"{completed + failed:,}/{total:,}",
         failed,
         batch.get("model") or "-",

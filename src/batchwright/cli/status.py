@@ -12,6 +12,7 @@ import typer
 from batchwright.cli.connection import connect, given_or_newest, run_async
 from batchwright.cli.exits import Exit
 from batchwright.cli.options import ApiKey, BaseUrl, BatchId, ConfigFile, Json
+from batchwright.cli.steering import shown_state
 from batchwright.cli.terminal import say, say_json, shown_cost, shown_time
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ async def _status(
 
 def described(batch: Wire) -> Iterator[str]:
     """A Batch object in lines for a person."""
-    yield f"{batch['id']}  {batch['status']}"
+    yield f"{batch['id']}  {shown_state(batch)}"
     ours = batch.get("batchwright") or {}
     yield _labelled("requests", _counts(batch))
     yield from _optional("speed", _speed(ours))
@@ -75,6 +76,8 @@ def described(batch: Wire) -> Iterator[str]:
     yield _labelled("created", shown_time(batch.get("created_at")))
     if batch["status"] in ("validating", "in_progress", "finalizing"):
         yield _labelled("expires", shown_time(batch.get("expires_at")))
+    if ours.get("paused_at"):
+        yield _labelled("paused", f"{shown_time(ours['paused_at'])}; batchwright resume goes on")
     yield from _optional("errors", _codes(ours.get("failed_by_code") or {}))
     yield from _optional("paid twice?", _paid_twice(ours.get("possibly_paid_twice") or {}))
     yield from _optional("problem", ours.get("problem"))

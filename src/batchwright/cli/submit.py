@@ -19,6 +19,7 @@ from batchwright.cli.options import (
 )
 from batchwright.cli.terminal import note, say, say_json
 from batchwright.cli.wait import wait_for
+from batchwright.domain.priority import Priority
 from batchwright.domain.window import window_s
 
 
@@ -30,6 +31,10 @@ def submit(
     ] = "24h",
     description: Annotated[
         str | None, typer.Option(help="Kept on the batch as metadata.description.")
+    ] = None,
+    priority: Annotated[
+        Priority | None,
+        typer.Option(metavar="LEVEL", help="low, normal or high, beside your other batches."),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
     config: ConfigFile = None,
@@ -45,13 +50,16 @@ def submit(
     require_file(file, "batch requests (JSONL)")
     require_requests(file)
     window_s(window)  # raises before anything is uploaded
-    return run_async(_submit(file, window, description, wait, config, base_url, api_key, as_json))
+    return run_async(
+        _submit(file, window, description, priority, wait, config, base_url, api_key, as_json)
+    )
 
 
 async def _submit(
     file: Path,
     window: str,
     description: str | None,
+    priority: Priority | None,
     wait: bool,
     config: Path | None,
     base_url: str | None,
@@ -59,6 +67,8 @@ async def _submit(
     as_json: bool,
 ) -> int:
     async with connect(config, base_url, api_key, window=window) as processor:
+        if priority is not None:
+            processor.client.batch_options = {"priority": priority.value}
         batch_id = await processor.submit_batch(file, description)
         if not as_json:
             say(batch_id)

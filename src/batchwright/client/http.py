@@ -100,6 +100,8 @@ class Client:
     ) -> None:
         endpoint = resolve_endpoint(api_key, base_url, data_dir=data_dir)
         self.base_url = endpoint.base_url
+        self.batch_options: Mapping[str, Any] = {}
+        """What each batch is created with under `batchwright` (batchwright servers only)."""
         self._has_key = endpoint.api_key is not None
         self._retries = retries
         self._timeout_s = timeout_s
@@ -255,6 +257,7 @@ class Client:
             "endpoint": endpoint,
             "completion_window": completion_window,
             **({"metadata": dict(metadata)} if metadata else {}),
+            **({"batchwright": dict(self.batch_options)} if self.batch_options else {}),
             **(extra or {}),
         }
         headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
@@ -271,6 +274,19 @@ class Client:
     async def cancel_batch(self, batch_id: str) -> Json:
         """Cancel a batch; raises `StateConflict` if it has ended. Returns the Batch."""
         return await self._call("POST", f"/batches/{_segment(batch_id)}/cancel", json_body={})
+
+    async def pause_batch(self, batch_id: str) -> Json:
+        """Send nothing more of a batch until it is resumed (batchwright servers only)."""
+        return await self._call("POST", f"/batches/{_segment(batch_id)}/pause", json_body={})
+
+    async def resume_batch(self, batch_id: str) -> Json:
+        """Go on with a paused batch (batchwright servers only)."""
+        return await self._call("POST", f"/batches/{_segment(batch_id)}/resume", json_body={})
+
+    async def set_priority(self, batch_id: str, priority: str) -> Json:
+        """Make a batch `low`, `normal` or `high` from now on (batchwright servers only)."""
+        path = f"/batches/{_segment(batch_id)}/priority"
+        return await self._call("POST", path, json_body={"priority": priority})
 
     async def retry_batch(self, batch_id: str, *, idempotency_key: str | None = None) -> Json:
         """A new batch of the failed lines of this one (batchwright servers only)."""

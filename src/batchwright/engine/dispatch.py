@@ -90,12 +90,14 @@ class BatchRun:
         self._quiet = asyncio.Event()  # nothing is in flight
         self._held_bytes = 0
         self._is_sending = False
+        self._is_paused = False
         self._is_abandoned = False
         self._is_read = False
         self._reader: asyncio.Task[None] | None = None
         self._closed: Segment | None = None
         self._completion_tokens = 0.0  # observed mean, for the token limit
         self._pace = Pace()
+        self._weight = batch.priority.weight  # among the batches of its tenant
 
     # What others ask
 
@@ -129,6 +131,24 @@ class BatchRun:
         self._is_sending = True
         self._reader = asyncio.get_running_loop().create_task(self._read())
         self._reader.add_done_callback(self._on_read)
+
+    def set_paused(self, is_paused: bool) -> None:
+        """Let nothing more be taken from the feeds, or go on. Safe twice."""
+        if is_paused == self._is_paused:
+            return
+        self._is_paused = is_paused
+        for lane, feed in self._feeds.items():
+            if is_paused:
+                kept = list(feed.ready)
+                lane.detach(feed)
+                feed.ready.extend(kept)
+            else:
+                lane.attach(feed)
+                lane.wake()
+
+    def set_weight(self, weight: float) -> None:
+        """Take another share of the lanes, from now on."""
+        self._weight = weight
 
     async def stop_sending(self, grace_s: float) -> None:
         """Send nothing more; wait for the calls in flight, at most `grace_s`.
@@ -263,7 +283,8 @@ class BatchRun:
         feed = self._feeds.get(lane)
         if feed is None:
             feed = self._feeds[lane] = Feed(self._low.set)
-            lane.attach(feed)
+            if not self._is_paused:
+                lane.attach(feed)
         return feed
 
     def _put(self, pending: Pending, feed: Feed) -> None:

@@ -10,6 +10,8 @@ stop) sets one event; the supervisor looks what it was and decides.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,6 +23,7 @@ from batchwright.domain.batch import Batch, Counts, Status, advance
 from batchwright.domain.batch_error import BatchError
 from batchwright.domain.errors import Conflict, Damaged, NoSpace, Superseded
 from batchwright.domain.file import RESULT_PURPOSE, Extent, File
+from batchwright.domain.priority import Priority
 from batchwright.domain.result import Code
 from batchwright.domain.segment import Segment, SegmentKeys
 from batchwright.engine.dispatch import BatchRun
@@ -34,6 +37,7 @@ from batchwright.engine.routing import Router
 from batchwright.engine.runtime import Runtime, new_id
 from batchwright.engine.settings import EngineSettings
 from batchwright.engine.tally import Tally
+from batchwright.engine.urgency import CHECK_EVERY_S, Urgency
 from batchwright.engine.validate import ValidationRules, Validator
 from batchwright.store.base import EngineStore
 
@@ -72,6 +76,7 @@ class Supervisor:
         self._recovered: Recovered
         self._closed: Segment | None = None  # what this process wrote before its disk was full
         self._tally: Tally | None = None  # of the last epoch: between two of them it stays known
+        self._urgency: Urgency | None = None  # while requests are being sent towards a deadline
 
     async def run(self) -> None:
         """Take the batch to its end, or to where a stop or damage leaves it."""
@@ -96,13 +101,50 @@ class Supervisor:
         """Accept a cancel: durable when it returns. Raises `Conflict` in a terminal state."""
         async with self._changing:
             if self.batch.status not in (Status.CANCELLING, Status.CANCELLED):
-                if self.batch.is_terminal:
-                    raise Conflict(f"Cannot cancel a batch with status '{self.batch.status}'.")
-                if self.problem is not None and self.has_stopped:
-                    raise Conflict(f"Cannot cancel this batch: {self.problem}.")
+                self._require("cancel", not self.batch.is_terminal)
                 await self._save(Status.CANCELLING)
         self.signal()
         return self.batch
+
+    async def pause(self) -> Batch:
+        """Send nothing more until `resume`: durable when it returns. A second one is a no-op.
+
+        Calls in flight end and are kept; the deadline stays. Raises `Conflict` in a state in which
+        nothing is sent any more.
+        """
+        async with self._steering("pause"):
+            if self.batch.paused_at is None:
+                await self._save_fields(paused_at=self._runtime.now())
+        return self.batch
+
+    async def resume(self) -> Batch:
+        """Go on after a pause; a no-op without one. Durable and raises as `pause`."""
+        async with self._steering("resume"):
+            if self.batch.paused_at is not None:
+                await self._save_fields(paused_at=None)
+        return self.batch
+
+    async def set_priority(self, priority: Priority) -> Batch:
+        """Change the share of the batch from now on. Durable and raises as `pause`."""
+        async with self._steering("change the priority of"):
+            if priority is not self.batch.priority:
+                await self._save_fields(priority=priority)
+        return self.batch
+
+    @asynccontextmanager
+    async def _steering(self, act: str) -> AsyncIterator[None]:
+        """Change the batch while it sends, and let what runs follow."""
+        async with self._changing:
+            self._require(act, self.batch.is_sending)
+            yield
+            self._steer()
+        self.signal()
+
+    def _require(self, act: str, is_possible: bool) -> None:
+        if not is_possible:
+            raise Conflict(f"Cannot {act} a batch with status '{self.batch.status}'.")
+        if self.problem is not None and self.has_stopped:
+            raise Conflict(f"Cannot {act} this batch: {self.problem}.")
 
     def progress(self, batch: Batch) -> Batch:
         """`batch` with what its journal has made durable by now."""
@@ -228,6 +270,7 @@ class Supervisor:
     async def _until_settled(self, run: BatchRun) -> Status | None:
         """Run until something ends it: the state to end in, or None for a stop."""
         if self.batch.status is not Status.CANCELLING:
+            self._steer()
             run.start()
         while True:
             if run.failure is not None:
@@ -240,16 +283,42 @@ class Supervisor:
                 return Status.CANCELLED
             if self._deadline is not None and self._runtime.monotonic() >= self._deadline:
                 return Status.EXPIRED
+            self._check_urgency(run)
             await self._wait()
 
+    def _steer(self) -> None:
+        """Let what runs follow the priority and the pause of the batch."""
+        run, weight = self.current, self.batch.priority.weight
+        self._urgency = None
+        if run is None:
+            return
+        run.set_weight(weight)
+        run.set_paused(self.batch.paused_at is not None)
+        if self._deadline is not None and self.batch.paused_at is None:
+            now = self._runtime.monotonic()
+            left_s = self._deadline - now
+            self._urgency = Urgency(weight, now=now, settled=run.tally.settled, left_s=left_s)
+
+    def _check_urgency(self, run: BatchRun) -> None:
+        """Raise the weight of a batch that would not end in time, and lower it again."""
+        if self._urgency is None or self._deadline is None:
+            return
+        now, settled, before = self._runtime.monotonic(), run.tally.settled, self._urgency.weight
+        left, left_s = run.total - settled, self._deadline - now
+        weight = self._urgency.check(now=now, settled=settled, left=left, left_s=left_s)
+        if weight != before:
+            run.set_weight(weight)
+
     async def _wait(self) -> None:
-        """Until the next event or the deadline."""
+        """Until the next event, the deadline, or the next look at how near it is."""
         self._event.clear()
-        left = None
+        left_s = None
         if self._deadline is not None:
-            left = max(0.0, self._deadline - self._runtime.monotonic())
+            left_s = max(0.0, self._deadline - self._runtime.monotonic())
+            if self._urgency is not None:
+                left_s = min(left_s, CHECK_EVERY_S)
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(left_s):
                 await self._event.wait()
         except TimeoutError:
             return

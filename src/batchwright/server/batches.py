@@ -1,4 +1,4 @@
-"""`/v1/batches`: create, look, list, cancel, and of ours results while running and retry."""
+"""`/v1/batches`: create, look, list, cancel, and of ours results while running, retry, steering."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from batchwright.domain.batch import Batch
 from batchwright.domain.errors import NotFound, UsageError
+from batchwright.domain.priority import Priority
 from batchwright.domain.window import window_s
 from batchwright.engine.results import RESULTS_PER_PAGE_MAX
 from batchwright.server.context import Context, UserContext
@@ -25,6 +26,7 @@ from batchwright.server.fields import (
     ttl_s,
     wrong_value,
 )
+from batchwright.server.options import batch_options, priority_of
 from batchwright.server.progress import live_batch_wire
 from batchwright.server.retry import retry_batch
 from batchwright.server.settings import ServerSettings
@@ -46,6 +48,7 @@ class Wanted:
     completion_window: str
     metadata: dict[str, str] | None
     output_ttl_s: int | None
+    priority: Priority
 
     @property
     def fingerprint(self) -> str:
@@ -68,6 +71,7 @@ async def create_batch(context: UserContext) -> Response:
         completion_window=wanted.completion_window,
         metadata=wanted.metadata,
         output_ttl_s=wanted.output_ttl_s,
+        priority=wanted.priority,
         idempotency=(key and (key, wanted.fingerprint)) or None,
     )
     context.services.open_batches.add(context.tenant, batch.id)
@@ -103,6 +107,28 @@ async def cancel_batch(batch_id: str, context: UserContext) -> Response:
     return reply(live_batch_wire(batch, context.engine))
 
 
+@router.post("/{batch_id}/pause")
+async def pause_batch(batch_id: str, context: UserContext) -> Response:
+    """Send nothing more until it is resumed; what is in flight ends and is kept."""
+    batch = await context.engine.pause_batch(context.tenant, batch_id)
+    return reply(live_batch_wire(batch, context.engine))
+
+
+@router.post("/{batch_id}/resume")
+async def resume_batch(batch_id: str, context: UserContext) -> Response:
+    """Go on after a pause."""
+    batch = await context.engine.resume_batch(context.tenant, batch_id)
+    return reply(live_batch_wire(batch, context.engine))
+
+
+@router.post("/{batch_id}/priority")
+async def set_priority(batch_id: str, context: UserContext) -> Response:
+    """Give a batch another share from now on: `{"priority": "high"}`."""
+    priority = priority_of(required(await context.read_object(), "priority"), "priority")
+    batch = await context.engine.set_priority(context.tenant, batch_id, priority)
+    return reply(live_batch_wire(batch, context.engine))
+
+
 @router.get("/{batch_id}/results")
 async def list_results(
     batch_id: str, context: UserContext, after: str | None = None, limit: int | None = None
@@ -131,7 +157,13 @@ async def retry(batch_id: str, context: UserContext) -> Response:
     if window is not None:
         window_s(text(window, "completion_window"))
     await context.services.open_batches.check(context.tenant)
-    batch = await retry_batch(context, batch_id, completion_window=window, metadata=metadata(body))
+    batch = await retry_batch(
+        context,
+        batch_id,
+        completion_window=window,
+        metadata=metadata(body),
+        priority=batch_options(body).priority,
+    )
     context.services.open_batches.add(context.tenant, batch.id)
     context.services.metrics.batches.inc()
     return reply(live_batch_wire(batch, context.engine))
@@ -156,6 +188,7 @@ def _wanted(body: Mapping[str, Any], settings: ServerSettings) -> Wanted:
         completion_window=window,
         metadata=metadata(body),
         output_ttl_s=ttl_s(body.get("output_expires_after"), "output_expires_after"),
+        priority=batch_options(body).priority or Priority.NORMAL,
     )
     window_s(window)
     return wanted

@@ -37,6 +37,8 @@ def _extension(batch: Batch, engine: Engine, is_listed: bool) -> dict[str, Any]:
             "requests": closing.possibly_paid_twice,
             "lines": lines[:LINES_IN_LIST_MAX] if is_listed else lines,
         },
+        "priority": batch.priority.value,
+        "paused_at": seconds(batch.paused_at),
         RETRY_OF: batch.options.get(RETRY_OF),
     }
 
@@ -58,7 +60,7 @@ def _mean_rate_per_s(batch: Batch) -> float | None:
 
 
 def _expected_finish_at(batch: Batch, engine: Engine, rate: float | None) -> int | None:
-    if batch.is_terminal or not rate:
+    if batch.is_terminal or batch.paused_at is not None or not rate:
         return None
     left = batch.counts.total - batch.counts.completed - batch.counts.failed
     return seconds(engine.runtime.now() + left / rate)
@@ -66,6 +68,8 @@ def _expected_finish_at(batch: Batch, engine: Engine, rate: float | None) -> int
 
 def _held_back_by(batch: Batch, engine: Engine) -> str | None:
     """What keeps a running batch from going faster, in words for a person."""
+    if batch.paused_at is not None:
+        return "it is paused"
     supervisor = engine.supervisor(batch.id)
     if batch.is_terminal or supervisor is None or supervisor.current is None:
         return None

@@ -10,6 +10,7 @@ from batchwright.domain.batch import Batch, Status
 from batchwright.domain.errors import Conflict, NotFound, UsageError
 from batchwright.domain.file import Extent, File
 from batchwright.domain.lines import LineSplitter
+from batchwright.domain.priority import Priority
 from batchwright.domain.segment import Segment
 from batchwright.engine.account import ERROR
 from batchwright.engine.recovery import read_records
@@ -23,6 +24,7 @@ async def retry_batch(
     *,
     completion_window: str | None,
     metadata: Mapping[str, str] | None,
+    priority: Priority | None,
 ) -> Batch:
     """Create the batch. What is not given is as it was in the one of `batch_id`.
 
@@ -37,6 +39,7 @@ async def retry_batch(
         )
     engine.check_room()
     file = await _failed_requests(context, batch)
+    asked = f"retry {batch.id} {completion_window} {metadata} {priority}"
     made = await engine.create_batch(
         tenant,
         endpoint=batch.endpoint,
@@ -45,7 +48,8 @@ async def retry_batch(
         metadata=batch.metadata if metadata is None else metadata,
         output_ttl_s=batch.output_ttl_s,
         options={**batch.options, RETRY_OF: batch.id},
-        idempotency=(key and (key, f"retry {batch.id} {completion_window} {metadata}")) or None,
+        priority=priority or batch.priority,
+        idempotency=(key and (key, asked)) or None,
     )
     if made.input_file_id != file.id:  # the key was used before: the batch of then
         await context.tenants.delete_file(tenant, file.id)

@@ -123,6 +123,40 @@ def test_a_cancelled_batch_has_its_exit_code(ask: Any, tmp_path: Path) -> None:
     assert (code, ended) == (0, 4) or "completed" in out + err
 
 
+def test_a_batch_is_given_a_priority_paused_and_resumed(ask: Any, tmp_path: Path) -> None:
+    source = write_requests(tmp_path / "in.jsonl", *[{}] * 10_000)
+    batch_id = ask("submit", str(source), "--priority", "low")[1].strip()
+    code, out, err = ask("pause")
+    assert (code, out) == (0, f"{batch_id}  {state_of(out)}, paused, low\n"), err
+
+    code, out, _ = ask("priority", batch_id, "high", "--json")
+    assert (code, json.loads(out)["batchwright"]["priority"]) == (0, "high")
+    assert ", paused, high\n" in ask("status", batch_id)[1]
+    assert ", paused, high\t" in ask("list")[1]
+    assert ask("status", "--why")[1].count("held back by    it is paused") == 1
+
+    code, out, _ = ask("resume", batch_id)
+    assert (code, out) == (0, f"{batch_id}  {state_of(out)}, high\n")
+    assert ask("wait")[0] == 0
+    code, _, err = ask("pause", batch_id)
+    assert (code, "Cannot pause a batch with status 'completed'" in err) == (1, True)
+
+
+def state_of(shown: str) -> str:
+    """The state in a line like `batch_1  in_progress, paused`."""
+    return shown.split()[1].rstrip(",")
+
+
+def test_a_priority_that_is_none_is_refused_before_anything_is_sent(
+    ask: Any, tmp_path: Path
+) -> None:
+    source = write_requests(tmp_path / "in.jsonl", {})
+
+    for arguments in (["priority", "batch_1", "top"], ["submit", str(source), "--priority", "top"]):
+        code, _, err = ask(*arguments)
+        assert (code, "'low', 'normal', 'high'" in err) == (2, True), err
+
+
 def test_lists_show_the_newest_first_and_as_json(ask: Any, tmp_path: Path) -> None:
     batch_id = ask("submit", str(write_requests(tmp_path / "in.jsonl", {})), "--wait")[1].strip()
 

@@ -68,6 +68,10 @@ REFUSALS: list[tuple[dict[str, Any], str, str | None, str]] = [
         "anchor",
     ),
     ({"output_expires_after": 3600}, "output_expires_after", "invalid_type", "an object"),
+    ({"batchwright": "high"}, "batchwright", "invalid_type", "an object"),
+    ({"batchwright": {"priority": "top"}}, "batchwright.priority", "invalid_value", "'high'"),
+    ({"batchwright": {"priority": 1}}, "batchwright.priority", "invalid_type", "an integer"),
+    ({"batchwright": {"prio": "low"}}, "batchwright.prio", "unknown_parameter", "priority'"),
 ]
 
 
@@ -151,6 +155,8 @@ async def test_an_unknown_batch_is_404_without_param(server: Any) -> None:
             ("POST", "/v1/batches/batch_x/cancel"),
             ("GET", "/v1/batches/batch_x/results"),
             ("POST", "/v1/batches/batch_x/retry"),
+            ("POST", "/v1/batches/batch_x/pause"),
+            ("POST", "/v1/batches/batch_x/resume"),
         ):
             answer = await http.request(method, path)
             error = answer.json()["error"]
@@ -262,7 +268,9 @@ async def test_results_are_read_while_the_batch_runs(server: Any) -> None:
         "expected_finish_at",
         "failed_by_code",
         "held_back_by",
+        "paused_at",
         "possibly_paid_twice",
+        "priority",
         "problem",
         "requests_per_s",
         "retry_of",

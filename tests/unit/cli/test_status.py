@@ -28,6 +28,14 @@ def shown(batch: dict[str, Any]) -> str:
     return "\n".join(described(batch))
 
 
+def test_a_pause_and_a_priority_stand_beside_the_state() -> None:
+    paused = {**BATCH, "batchwright": {"paused_at": 1, "priority": "high"}}
+
+    assert shown(paused).startswith("batch_1  in_progress, paused, high\n")
+    assert "batchwright resume goes on" in shown(paused)
+    assert shown(BATCH).startswith("batch_1  in_progress\n")
+
+
 def test_counts_speed_cost_and_errors_are_shown() -> None:
     text = shown(BATCH)
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from batchwright.domain.batch import Batch, Closing, Counts, Status
+from batchwright.domain.priority import Priority
 from batchwright.server.progress import LINES_IN_LIST_MAX, live_batch_wire
 
 BATCH = Batch(
@@ -57,6 +58,15 @@ def test_one_that_stands_still_has_no_expected_end() -> None:
     assert told["held_back_by"] == "the disk is nearly full"
 
 
+def test_a_paused_batch_tells_since_when_and_has_no_expected_end() -> None:
+    paused = replace(BATCH, paused_at=900.7, priority=Priority.HIGH)
+
+    told = ours(paused, engine_with(running(5.0, "lane: 50 calls in flight")))
+
+    assert (told["paused_at"], told["priority"]) == (900, "high")
+    assert (told["held_back_by"], told["expected_finish_at"]) == ("it is paused", None)
+
+
 def test_an_ended_batch_tells_its_mean_rate_and_its_sums() -> None:
     closing = Closing(
         cost_nano=1_500_000_000,
@@ -85,6 +95,8 @@ def test_an_ended_batch_tells_its_mean_rate_and_its_sums() -> None:
         "attempts": 70,
         "cost_usd": 1.5,
         "possibly_paid_twice": {"requests": 300, "lines": tuple(range(1, 301))},
+        "priority": "normal",
+        "paused_at": None,
         "retry_of": "batch_0",
     }
     assert len(listed["possibly_paid_twice"]["lines"]) == LINES_IN_LIST_MAX

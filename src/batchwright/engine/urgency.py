@@ -1,0 +1,52 @@
+"""The deadline boost: a batch that would not end in time gets more of what its tenant has.
+
+The rate that a batch needs is compared with the rate that it has, and its weight is moved by the
+ratio, in steps of at most a factor of two. Where its share decides its rate, the weight so comes to
+rest where the batch just ends in time; where something else does, more weight changes nothing.
+Other tenants are never asked to give way.
+"""
+
+from __future__ import annotations
+
+CHECK_EVERY_S = 5.0
+RAISED_MAX = 64.0  # times the weight of its priority
+STEP_MAX = 2.0
+RESERVE = 0.1  # of the time at the beginning is left over: tries repeat, and limits change
+AVERAGED_OVER_S = 60.0
+
+
+class Urgency:
+    """What is known of one running batch: how fast it has been, and the weight that it needs."""
+
+    def __init__(self, weight: float, *, now: float, settled: int, left_s: float) -> None:
+        """`weight` is that of its priority, the least it gets; `now` on the monotonic clock."""
+        self.weight = weight
+        self._least = weight
+        self._rate_per_s: float | None = None  # None: nothing is known yet
+        self._checked_at = now
+        self._settled = settled
+        self._reserve_s = RESERVE * left_s
+
+    def check(self, *, now: float, settled: int, left: int, left_s: float) -> float:
+        """The weight for a batch with `left` requests to settle and `left_s` to its deadline."""
+        passed_s = now - self._checked_at
+        if passed_s >= CHECK_EVERY_S:
+            self._observe(settled - self._settled, passed_s)
+            self._checked_at, self._settled = now, settled
+            if self._rate_per_s:
+                needed_per_s = left / max(left_s - self._reserve_s, 1.0)
+                self._move(needed_per_s / self._rate_per_s)
+        return self.weight
+
+    def _observe(self, settled: int, passed_s: float) -> None:
+        """Average the rate over about a minute: slow lanes settle a request now and then."""
+        rate_per_s = settled / passed_s
+        if self._rate_per_s is None:
+            self._rate_per_s = rate_per_s or None
+        else:
+            part = min(1.0, passed_s / AVERAGED_OVER_S)
+            self._rate_per_s += (rate_per_s - self._rate_per_s) * part
+
+    def _move(self, ratio: float) -> None:
+        step = min(max(ratio, 1 / STEP_MAX), STEP_MAX)
+        self.weight = min(max(self.weight * step, self._least), RAISED_MAX * self._least)

@@ -1,0 +1,66 @@
+"""The deadline boost: it rises where the time is short, and comes to rest where it suffices."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchwright.engine.urgency import CHECK_EVERY_S, RAISED_MAX, Urgency
+
+
+def weights(
+    rate_of: object, *, left: int = 10_000, left_s: float = 10_000.0, own: float = 4.0
+) -> list[float]:
+    """The weights at each look, where `rate_of(weight)` requests settle per second."""
+    urgency = Urgency(own, now=0.0, settled=0, left_s=left_s)
+    now, settled, seen = 0.0, 0.0, []
+    while left > settled and now < left_s:
+        now += CHECK_EVERY_S
+        settled += rate_of(urgency.weight) * CHECK_EVERY_S  # type: ignore[operator]
+        todo = left - int(settled)
+        seen.append(urgency.check(now=now, settled=int(settled), left=todo, left_s=left_s - now))
+    return seen
+
+
+def test_a_batch_that_ends_in_time_keeps_the_weight_of_its_priority() -> None:
+    assert set(weights(lambda _weight: 2.0)) == {4.0}
+
+
+def test_a_batch_that_would_be_late_is_raised_and_ends_within_its_time() -> None:
+    seen = weights(lambda weight: 10 * weight / (weight + 60.0))
+
+    assert max(seen) > 4.0
+    assert len(seen) * CHECK_EVERY_S < 9_500.0
+    later = seen[len(seen) // 4 : len(seen) // 2]
+    assert max(later) / min(later) < 1.2  # it comes to rest
+
+
+def test_the_boost_has_a_bound_and_is_taken_back() -> None:
+    assert max(weights(lambda _weight: 0.1)) == 4.0 * RAISED_MAX
+
+    urgency = Urgency(1.0, now=0.0, settled=0, left_s=100.0)
+    for step in range(1, 100):
+        is_late = step < 20
+        urgency.check(now=step * 5.0, settled=step * 10, left=1_000, left_s=10 if is_late else 1e6)
+        assert urgency.weight > 1.0 or not is_late
+    assert urgency.weight == 1.0
+
+
+def test_nothing_is_concluded_before_something_has_settled() -> None:
+    urgency = Urgency(4.0, now=0.0, settled=50, left_s=1.0)
+
+    for step in range(1, 20):
+        assert urgency.check(now=step * 5.0, settled=50, left=1_000, left_s=1.0) == 4.0
+
+
+@pytest.mark.parametrize("left_s", [0.0, -5.0])
+def test_a_deadline_that_has_passed_is_no_error(left_s: float) -> None:
+    urgency = Urgency(4.0, now=0.0, settled=0, left_s=10.0)
+
+    assert urgency.check(now=5.0, settled=10, left=10, left_s=left_s) == 8.0
+
+
+def test_looks_that_follow_closely_are_one() -> None:
+    urgency = Urgency(4.0, now=0.0, settled=0, left_s=10.0)
+    urgency.check(now=5.0, settled=5, left=1_000, left_s=10.0)
+
+    assert urgency.check(now=5.1, settled=6, left=1_000, left_s=10.0) == 8.0
