@@ -19,6 +19,7 @@ A refusal is a signal only if its call was sent after the last cut: at most one 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -39,6 +40,8 @@ CYCLE_S = 2.5  # shorter times between two refusals tell no rate
 STRIKES = 2
 STRIKE_CUT = 0.95
 AGREE = 1.1
+FALL_S = 1.25
+FALL_SHARE = 0.25
 TRY = 1.25
 TRY_SURE = 2.0
 VOTES = 3
@@ -102,6 +105,7 @@ class Learned:
     dry_accepted: int = 0
     strikes: int = 0  # refusals since, too early to tell a rate
     floor_rate: float = 0.0  # of the last full cycle
+    was_judged: bool = False  # the rate was measured over a cycle, once
     quiet_s: float = 0.0  # of this cycle
     stock_votes: int = 0  # above 0: the limit keeps what is not used, for a while
     judge_at: float = 0.0  # 0: nothing to judge
@@ -142,6 +146,7 @@ def forget(learned: Learned, now: float) -> None:
     learned.window_at = learned.opened_at = now
     learned.window_accepted = learned.accepted_at_opening = learned.accepted
     learned.window_s = 0.0
+    learned.was_judged = False
 
 
 # Sending
@@ -340,6 +345,8 @@ def _cut(learned: Learned, now: float) -> None:
     """The limit is used up again."""
     learned.cut_at = now
     cycle_s = max(CYCLE_S, 3 * learned.round_trip_s)
+    if _has_fallen(learned, now):
+        return
     learned.strikes += 1
     _pace(learned, learned.bucket.rate_per_s * STRIKE_CUT, now)
     if now - learned.dry_at >= cycle_s:
@@ -352,6 +359,17 @@ def _cut(learned: Learned, now: float) -> None:
         learned.until = learned.dry_at + cycle_s
         learned.quiet_s = learned.until - now
         learned.cut_at = learned.until
+
+
+def _has_fallen(learned: Learned, now: float) -> bool:
+    """A quarter refused of late, though the rate was known well: take what is accepted now."""
+    accepted, refused, start = learned.recent.count(now - FALL_S)
+    is_sure = learned.was_judged and accepted >= 10
+    if not is_sure or refused < FALL_SHARE * (accepted + refused) or now - start < 2 * SLOT_S:
+        return False
+    _hold_at(learned, min(accepted / (now - start), learned.bucket.rate_per_s), now)
+    learned.cut_at = now + GRACE_S / 2
+    return True
 
 
 def _start_judging(learned: Learned, now: float) -> None:
@@ -369,6 +387,8 @@ def _judge(learned: Learned, now: float) -> None:
     the last seconds. That is tried first, a little; more refusals tell which it was.
     """
     learned.judge_at = 0.0
+    if _has_fallen(learned, now):
+        return
     used_up_at = learned.cut_at
     accepted = learned.accepted - learned.dry_accepted - learned.later
     rate = accepted / (used_up_at - learned.dry_at)
@@ -377,11 +397,14 @@ def _judge(learned: Learned, now: float) -> None:
         return
     later = learned.later
     tried = _tried(learned, rate)
-    if learned.quiet_s:  # of which no more than a second's worth was kept for us
+    floor = rate
+    if learned.quiet_s:  # of which a limit may keep all for us, or a second's worth
         tried = accepted / (used_up_at - learned.dry_at - learned.quiet_s + GRACE_S)
+        floor = math.sqrt(rate * tried)
     _hold_at(learned, max(rate, tried), now)
-    learned.floor_rate = rate if tried > rate else 0.0
+    learned.floor_rate = floor if tried > rate else 0.0
     learned.dry_at, learned.dry_accepted = used_up_at, learned.accepted - later
+    learned.was_judged = True
     learned.cut_at = now + GRACE_S  # a window of a second may still be used up
 
 
@@ -389,11 +412,9 @@ def _tried(learned: Learned, rate: float) -> float:
     """Whether the limit keeps a stock decides which of the two rates is its own."""
     if learned.floor_rate:  # what was tried last time held
         learned.stock_votes = max(learned.stock_votes - 1, -VOTES)
-    if learned.stock_votes > 0:
-        if learned.recent_rate > rate * AGREE:
-            learned.stock_votes -= 1
+    if learned.stock_votes > 0 and learned.recent_rate < rate * AGREE:
         return rate
-    return min(learned.recent_rate, rate * (TRY if learned.stock_votes == 0 else TRY_SURE))
+    return min(learned.recent_rate, rate * (TRY if learned.stock_votes >= 0 else TRY_SURE))
 
 
 # Silent and windowed

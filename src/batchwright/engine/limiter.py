@@ -319,7 +319,7 @@ def _of_concurrency(state: Concurrency, in_flight: int) -> Binding:
         message = f"{in_flight:,} calls in flight, the most that is configured"
         return Binding("concurrency", message, float(state.ceiling))
     reason = "the upstream slows down or refuses beyond that"
-    if not state.is_held_by_signal:
+    if not state.is_held:
         reason = "and rising"
     message = f"{in_flight:,} calls in flight of {state.allowed:,}; {reason}"
     return Binding("capacity", message, float(state.allowed))
