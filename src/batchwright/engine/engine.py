@@ -13,7 +13,6 @@ from batchwright.blobs.base import Blobs
 from batchwright.domain.batch import Batch
 from batchwright.domain.errors import NoSpace, NotSent, StorageError, TransportError
 from batchwright.domain.file import FILE_TTL_S, Extent, File
-from batchwright.domain.priority import Priority
 from batchwright.domain.segment import Segment
 from batchwright.domain.window import window_s
 from batchwright.engine.lane import Lane, LiveJob, LiveRun
@@ -139,7 +138,6 @@ class Engine:
         metadata: Mapping[str, str] | None = None,
         output_ttl_s: int | None = None,
         options: Mapping[str, Any] | None = None,
-        priority: Priority = Priority.NORMAL,
         idempotency: tuple[str, str] | None = None,
     ) -> Batch:
         """Create a batch and begin with it; durable when it returns.
@@ -159,7 +157,6 @@ class Engine:
             metadata=metadata,
             output_ttl_s=output_ttl_s,
             options=options or {},
-            priority=priority,
         )
         kept = None if idempotency is None else Idempotency(*idempotency, created_at=now)
         batch = await self._tenants.create_batch(tenant, made, kept)
@@ -169,30 +166,11 @@ class Engine:
 
     async def cancel_batch(self, tenant: str, batch_id: str) -> Batch:
         """Raises `NotFound`, or `Conflict` in a terminal state but `cancelled`."""
-        return await (await self._acting_supervisor(tenant, batch_id)).cancel()
-
-    async def pause_batch(self, tenant: str, batch_id: str) -> Batch:
-        """Send nothing more of a batch until it is resumed. Pausing twice is pausing once.
-
-        Raises `NotFound`, or `Conflict` where nothing is sent any more.
-        """
-        return await (await self._acting_supervisor(tenant, batch_id)).pause()
-
-    async def resume_batch(self, tenant: str, batch_id: str) -> Batch:
-        """Go on with a batch, paused or not. Raises as `pause_batch`."""
-        return await (await self._acting_supervisor(tenant, batch_id)).resume()
-
-    async def set_priority(self, tenant: str, batch_id: str, priority: Priority) -> Batch:
-        """Give a batch another share from now on. Raises as `pause_batch`."""
-        return await (await self._acting_supervisor(tenant, batch_id)).set_priority(priority)
-
-    async def _acting_supervisor(self, tenant: str, batch_id: str) -> Supervisor:
-        """One that takes or refuses what is asked of a batch in any state."""
         await self._tenants.get_batch(tenant, batch_id)
         supervisor = self._supervisors.get(batch_id)
         if supervisor is None:  # it has ended, perhaps while its row was being read
             supervisor = self._supervisor(await self._tenants.get_batch(tenant, batch_id))
-        return supervisor
+        return await supervisor.cancel()
 
     def supervisor(self, batch_id: str) -> Supervisor | None:
         """The supervisor of a batch that is not terminal; None for any other."""
@@ -294,7 +272,10 @@ class Engine:
     # Live calls
 
     async def call(self, route: Route, call: Call) -> Answer:
-        """One call through the lane of a route, before all batch work. Raises `TransportError`."""
+        """One call through the lane of a route, before all batch work. Raises `TransportError`.
+
+        Cancelled before its turn, it is never sent.
+        """
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         async def run() -> None:
@@ -309,8 +290,11 @@ class Engine:
                 if not done.cancelled():
                     done.set_result(answer)
 
-        self._queue_live(route, run, call, done)
-        return await done
+        job = self._queue_live(route, run, call, done)
+        try:
+            return await done
+        finally:
+            self._drop_live(job, done)
 
     @asynccontextmanager
     async def stream(self, route: Route, call: Call) -> AsyncIterator[StreamedAnswer]:
@@ -323,22 +307,30 @@ class Engine:
                 opened.set_result(None)
                 await closed.wait()
 
-        self._queue_live(route, run, call, opened)
+        job = self._queue_live(route, run, call, opened)
         try:
             await opened
             async with route.provider.transport.stream(call) as answer:
                 yield answer
         finally:
             closed.set()
+            self._drop_live(job, opened)
 
     def _queue_live(
         self, route: Route, run: LiveRun, call: Call, asked: asyncio.Future[Any]
-    ) -> None:
+    ) -> LiveJob:
         """Queue a live call. `asked` is what its client waits for."""
         if not self._is_started:
             raise NotSent("The server is stopping; nothing was sent.")
         self._asked[asked] = None
-        route.lane.submit_live(LiveJob(run, len(call.body) // 4))
+        job = LiveJob(run, len(call.body) // 4)
+        route.lane.submit_live(job)
+        return job
+
+    def _drop_live(self, job: LiveJob, asked: asyncio.Future[Any]) -> None:
+        """Let go of a call that nobody waits for any more: sent or not."""
+        job.cancel()
+        self._asked.pop(asked, None)
 
     def _has_left(self, asked: asyncio.Future[Any]) -> bool:
         """Whether the client of a live call, whose turn it is now, waits no more."""

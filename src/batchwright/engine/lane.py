@@ -294,11 +294,24 @@ LiveRun = Callable[[], Awaitable[None]]
 
 
 class LiveJob:
-    """A call that a client waits for: it holds a worker while it runs."""
+    """A call that a client waits for: it holds a worker while it runs.
+
+    Cancelled before its turn it sends nothing, needs no tokens and holds no body.
+    """
 
     def __init__(self, run: LiveRun, tokens: int) -> None:
         self.tokens = tokens
-        self._run = run
+        self._run: LiveRun | None = run
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self._run is None
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more. Harmless once it runs."""
+        self.tokens = 0
+        self._run = None
 
     async def run(self) -> None:
-        await self._run()
+        if self._run is not None:
+            await self._run()

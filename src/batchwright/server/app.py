@@ -15,7 +15,7 @@ from batchwright.server.errors import on_error
 from batchwright.server.metrics import Metrics
 from batchwright.server.middleware import Edge
 from batchwright.server.passthrough import pass_through_routes
-from batchwright.server.quota import OpenBatches
+from batchwright.server.quota import LiveCalls, OpenBatches
 from batchwright.server.settings import ServerSettings
 from batchwright.store.base import EngineStore, TenantStore
 
@@ -52,6 +52,7 @@ def create_app(
         ),
         tenant_rates=_tenant_rates(settings, engine),
         open_batches=OpenBatches(engine, store, settings.open_batches_per_tenant),
+        live_calls=LiveCalls(settings.live_calls_per_tenant, settings.live_bytes_per_tenant),
         metrics=metrics,
         settings=settings,
         pepper=pepper,

@@ -18,7 +18,7 @@ from batchwright.server.auth import Authenticator, Buckets, Caller
 from batchwright.server.body import parse_object, read_body
 from batchwright.server.errors import Forbidden, TooManyRequests
 from batchwright.server.metrics import Metrics
-from batchwright.server.quota import OpenBatches
+from batchwright.server.quota import LiveCalls, OpenBatches, check_stored
 from batchwright.server.settings import ServerSettings
 from batchwright.store.base import Idempotency, TenantStore
 
@@ -34,6 +34,7 @@ class Services:
     authenticator: Authenticator
     tenant_rates: Buckets | None
     open_batches: OpenBatches
+    live_calls: LiveCalls
     metrics: Metrics
     settings: ServerSettings
     pepper: bytes
@@ -62,6 +63,11 @@ class Context:
     @property
     def settings(self) -> ServerSettings:
         return self.services.settings
+
+    async def check_stored(self, size_bytes: int = 0) -> None:
+        """Raises `TooManyRequests` where the tenant would store more than it may."""
+        now, most = self.engine.runtime.now(), self.settings.stored_bytes_per_tenant
+        await check_stored(self.tenants, self.tenant, now, size_bytes, most)
 
     async def read_object(self) -> dict[str, Any]:
         """The JSON object in the body."""

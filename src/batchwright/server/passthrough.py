@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -17,10 +20,11 @@ from batchwright.domain.request import with_model
 from batchwright.engine.engine import Engine
 from batchwright.engine.routing import Route
 from batchwright.providers.base import Call, StreamedAnswer
-from batchwright.server.body import bad_json, read_body
-from batchwright.server.context import caller_of, services_of
-from batchwright.server.errors import error_object
+from batchwright.server.body import bad_json, body_chunks
+from batchwright.server.context import Services, caller_of, services_of
+from batchwright.server.errors import ClientGone, error_object
 from batchwright.server.models import find_route
+from batchwright.server.quota import LiveCall
 from batchwright.server.upstream import (
     EVENT_STREAM,
     QUOTED_BYTES,
@@ -28,6 +32,8 @@ from batchwright.server.upstream import (
     instead_of,
     is_fit,
 )
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -50,11 +56,24 @@ def pass_through_routes(endpoints: tuple[str, ...]) -> list[HttpRoute]:
 
 
 async def pass_through(request: Request) -> Response:
-    """Answer with what the provider answers."""
+    """Answer with what the provider answers; the call ends when its client leaves."""
     services = services_of(request)
-    await caller_of(request)
+    caller = await caller_of(request)
     engine = services.engine
-    body = await read_body(request, services.settings.call_body_bytes_max, engine.runtime.monotonic)
+    with ExitStack() as held:
+        live = held.enter_context(services.live_calls.entered(caller.tenant))
+        route, call, is_streamed = await _asked(request, services, live)
+        if is_streamed:
+            return StreamedReply(engine, route, call, held.pop_all())
+        answer = await _while_there(request.receive, engine.call(route, call))
+    if not is_fit(answer.status, answer.headers):
+        return instead_of(answer.status, answer.headers, answer.body)
+    return Response(answer.body, answer.status, copied_headers(answer.headers))
+
+
+async def _asked(request: Request, services: Services, live: LiveCall) -> tuple[Route, Call, bool]:
+    """The call that a request wants made, where to, and whether its answer is to be streamed."""
+    body = await _read_body(request, services, live)
     path = request.scope["path"]
     named = _read(body)
     model = named.model or DEFAULT_MODELS.get(path)
@@ -64,35 +83,51 @@ async def pass_through(request: Request) -> Response:
             param="model",
             code="missing_required_parameter",
         )
-    route = find_route(engine.router, model)
+    route = find_route(services.engine.router, model)
     call = route.provider.prepare(path, with_model(body, named.model or "", route.model))
-    if named.stream:
-        return StreamedReply(engine, route, call)
-    answer = await engine.call(route, call)
-    if not is_fit(answer.status, answer.headers):
-        return instead_of(answer.status, answer.headers, answer.body)
-    return Response(answer.body, answer.status, copied_headers(answer.headers))
+    return route, call, bool(named.stream)
+
+
+async def _read_body(request: Request, services: Services, live: LiveCall) -> bytes:
+    """The whole body, each chunk counted as it comes."""
+    chunks = []
+    bytes_max = services.settings.call_body_bytes_max
+    async for chunk in body_chunks(request, bytes_max, services.engine.runtime.monotonic):
+        live.grow(len(chunk))
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _while_there(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns; it is cancelled when the client leaves. Raises `ClientGone` then."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+        working.cancel()
+        await asyncio.wait((working, leaving))
+    if working.cancelled():
+        raise ClientGone
+    return working.result()
 
 
 class StreamedReply(Response):
-    """Hands a provider's answer on as it arrives, and ends the call when the client leaves."""
+    """Hands a provider's answer on as it arrives, and ends the call when the client leaves.
 
-    def __init__(self, engine: Engine, route: Route, call: Call) -> None:
+    `held` is closed at the end.
+    """
+
+    def __init__(self, engine: Engine, route: Route, call: Call, held: ExitStack) -> None:
         self._engine = engine
         self._route = route
         self._call = call
+        self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.ensure_future(self._send_on(scope, receive, send))
-        leaving = asyncio.ensure_future(_left(receive))
-        try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            leaving.cancel()
-            sending.cancel()
-            await asyncio.wait((sending, leaving))
-        if not sending.cancelled():
-            sending.result()
+        with self._held:
+            await _while_there(receive, self._send_on(scope, receive, send))
 
     async def _send_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._engine.stream(self._route, self._call) as answer:

@@ -11,6 +11,8 @@ from batchwright.domain.upload import PART_BYTES_MAX, UPLOAD_BYTES_MAX
 FILE_BYTES_MAX = 200 * 2**20  # an input file of a batch
 OTHER_FILE_BYTES_MAX = 512 * 2**20  # any other file
 
+STORED_BYTES_MAX = 50 * 2**30  # of one tenant, result files too
+
 CONNECTIONS_PER_ADDRESS_MAX = 100
 
 BATCH_ENDPOINTS = (
@@ -53,6 +55,9 @@ class ServerSettings:
     header_count_max: int = 100
     requests_per_s_per_tenant: float | None = 60.0  # all but pass-through calls
     open_batches_per_tenant: int | None = 100
+    stored_bytes_per_tenant: int | None = STORED_BYTES_MAX
+    live_calls_per_tenant: int | None = 500  # that wait or are under way
+    live_bytes_per_tenant: int | None = 256 * 2**20  # of the bodies of these
     failed_auth_per_minute: int = 10  # for each client address
     address_is_client: bool = True  # False behind a proxy, whose address is that of all clients
     head_s: float = 10.0  # a request has its headers complete so long after its first byte

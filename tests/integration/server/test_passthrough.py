@@ -121,7 +121,10 @@ async def test_a_client_that_leaves_ends_the_call(server: Any) -> None:
         await server.upstream.stream_closed.wait()
 
 
-async def test_a_client_that_leaves_before_its_turn_makes_no_call(server: Any) -> None:
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_client_that_leaves_before_its_turn_makes_no_call(
+    server: Any, is_streamed: bool
+) -> None:
     server.upstream.gate.clear()
     async with server.http() as http:
         body = {"model": MODEL, "messages": HELLO}
@@ -133,20 +136,72 @@ async def test_a_client_that_leaves_before_its_turn_makes_no_call(server: Any) -
             await server.upstream.called.wait()
         async with server.http() as hasty:
             waiting = asyncio.create_task(
-                hasty.post("/v1/chat/completions", json={**body, "stream": True})
+                hasty.post("/v1/chat/completions", json={**body, "stream": is_streamed})
             )
             lane = server.engine.router.find(MODEL).lane
             while not lane._live:
                 await asyncio.sleep(0.001)
+            [job] = lane._live
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-        await http.get("/healthz")
+        async with asyncio.timeout(5):
+            while not job.is_cancelled:
+                await http.get("/healthz")
         server.upstream.gate.set()
         await asyncio.gather(*busy)
         last = await http.post("/v1/chat/completions", json=body)
 
     assert last.status_code == 200
     assert len(server.upstream.calls) == 51
+
+
+async def test_the_live_calls_of_a_tenant_are_bounded_and_those_of_others_go_on(
+    tmp_path: Any,
+) -> None:
+    settings = ServerSettings(live_calls_per_tenant=2)
+    body = {"model": MODEL, "messages": HELLO}
+    async with (
+        running_server(tmp_path, settings) as server,
+        server.http() as http,
+        server.http("other") as other,
+    ):
+        server.upstream.gate.clear()
+        busy = asyncio.create_task(http.post("/v1/chat/completions", json=body))
+        await server.upstream.called.wait()
+        streamed = http.stream("POST", "/v1/chat/completions", json={**body, "stream": True})
+        async with streamed as stream:
+            refused = await http.post("/v1/chat/completions", json=body)
+            refused_stream = await http.post("/v1/chat/completions", json={**body, "stream": True})
+            server.upstream.gate.set()
+            passed = await other.post("/v1/chat/completions", json=body)
+            server.upstream.events.put_nowait(None)
+            await stream.aread()
+        await busy
+        again = await http.post("/v1/chat/completions", json=body)
+
+    for answer in (refused, refused_stream):
+        assert answer.status_code == 429
+        assert answer.headers["retry-after"]
+        assert "x-should-retry" not in answer.headers
+        assert "2 live calls" in answer.json()["error"]["message"]
+    assert (passed.status_code, again.status_code) == (200, 200)
+
+
+async def test_the_bodies_of_the_live_calls_of_a_tenant_are_bounded(tmp_path: Any) -> None:
+    settings = ServerSettings(live_bytes_per_tenant=1_000)
+    body = {"model": MODEL, "prompt": "x" * 600}
+    async with running_server(tmp_path, settings) as server, server.http() as http:
+        server.upstream.gate.clear()
+        busy = asyncio.create_task(http.post("/v1/completions", json=body))
+        await server.upstream.called.wait()
+        refused = await http.post("/v1/completions", json=body)
+        server.upstream.gate.set()
+        await busy
+        again = await http.post("/v1/completions", json=body)
+
+    assert refused.status_code == 429
+    assert "1,000 bytes" in refused.json()["error"]["message"]
+    assert again.status_code == 200
 
 
 async def test_a_stream_that_breaks_off_ends_in_an_error(server: Any) -> None:

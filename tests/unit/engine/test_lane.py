@@ -142,6 +142,21 @@ def test_slots_bound_what_is_sent_before_anything_is_durable() -> None:
     simulate(history())
 
 
+def test_a_live_call_that_is_cancelled_before_its_turn_is_not_sent() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=1)
+        jobs = [work.job(f"live {i}", tokens=5) for i in range(3)]
+        for job in jobs:
+            work.lane.submit_live(job)
+        await asyncio.sleep(0.5)
+        jobs[1].cancel()
+        assert (jobs[1].is_cancelled, jobs[1].tokens) == (True, 0)
+        await asyncio.sleep(5)
+        assert work.names() == ["live 0", "live 2"]
+
+    simulate(history())
+
+
 def test_live_calls_go_before_batch_work_and_take_no_slot() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=1)
