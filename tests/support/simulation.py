@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 import selectors
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from batchwright.blobs.memory import MemoryBlobs
 from batchwright.domain.batch import Batch
 from batchwright.domain.errors import Ambiguous, NotSent
 from batchwright.domain.file import Extent
+from batchwright.domain.limits import LimitSeen
 from batchwright.engine.engine import Engine
 from batchwright.engine.lane import Lane, LaneLimits
 from batchwright.engine.routing import Account, Router
@@ -188,6 +189,11 @@ class ScriptedProvider:
 
     def prepare(self, url: str, body: bytes) -> Call:
         return Call("POST", "http://upstream" + url, {}, body, 600.0, 1 << 24)
+
+    def read_limits(
+        self, headers: Mapping[str, str], now_s: float, *, is_refusal: bool = False
+    ) -> tuple[LimitSeen, ...]:
+        return ()
 
     async def list_models(self) -> list[str]:
         return ["m"]

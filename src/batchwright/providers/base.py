@@ -13,6 +13,8 @@ from typing import Protocol
 
 import msgspec
 
+from batchwright.domain.limits import LimitSeen
+
 # The values that are made for each request are msgspec structs: ten times quicker to make than
 # frozen dataclasses.
 
@@ -88,6 +90,15 @@ class Provider(Protocol):
     def prepare(self, url: str, body: bytes) -> Call:
         """The call for a request: `url` is the path of the batch line (`/v1/chat/completions`),
         `body` its JSON with the route's model name already in place."""
+        ...
+
+    def read_limits(
+        self, headers: Mapping[str, str], now_s: float, *, is_refusal: bool = False
+    ) -> tuple[LimitSeen, ...]:
+        """The rate limits that the headers of an answer tell; `now_s` is Unix time.
+
+        It may be silent about some answers, to save time, but not about a refusal (429).
+        """
         ...
 
     async def list_models(self) -> list[str]:

@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from batchwright.domain.errors import Ambiguous, ConfigError
+from batchwright.domain.limits import LimitSeen
 from batchwright.providers.base import Call, Transport
+from batchwright.providers.rate_limits import RateLimitReader
 
 TIMEOUT_S = 600.0
 ANSWER_BYTES_MAX = 16 * 2**20
@@ -64,6 +66,7 @@ class OpenAIProvider:
         self._headers = _checked_headers(name, api_key, headers or {})
         self._timeout_s = timeout_s
         self._answer_bytes_max = answer_bytes_max
+        self._limits = RateLimitReader()
         self._urls: dict[str, str] = {}  # one entry for each endpoint, of which there are few
 
     def __repr__(self) -> str:
@@ -76,6 +79,12 @@ class OpenAIProvider:
         if absolute is None:
             absolute = self._urls[url] = self._absolute(url)
         return Call("POST", absolute, self._headers, body, self._timeout_s, self._answer_bytes_max)
+
+    def read_limits(
+        self, headers: Mapping[str, str], now_s: float, *, is_refusal: bool = False
+    ) -> tuple[LimitSeen, ...]:
+        """The rate limits in the headers of an answer. See `Provider.read_limits`."""
+        return self._limits.read(headers, now_s, is_refusal=is_refusal)
 
     async def list_models(self) -> list[str]:
         """The names of the models served, asked for where `models` does not name them all.

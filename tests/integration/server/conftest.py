@@ -22,6 +22,7 @@ from openai import AsyncOpenAI
 
 from batchwright.blobs.local import LocalBlobs
 from batchwright.domain.key import Key, digest_of, lookup_id, make_token
+from batchwright.domain.limits import LimitSeen
 from batchwright.engine.engine import Engine
 from batchwright.engine.lane import Lane, LaneLimits
 from batchwright.engine.routing import Account, Router
@@ -115,6 +116,11 @@ class PlayedProvider:
 
     def prepare(self, url: str, body: bytes) -> Call:
         return Call("POST", f"http://played.invalid{url}", {}, body, 60.0, 2**20)
+
+    def read_limits(
+        self, headers: Mapping[str, str], now_s: float, *, is_refusal: bool = False
+    ) -> tuple[LimitSeen, ...]:
+        return ()
 
     async def list_models(self) -> list[str]:
         return [MODEL]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from batchwright.domain.limits import LimitSeen
 from batchwright.providers.base import Call
 from batchwright.providers.builtin.models import MODELS
 from batchwright.providers.builtin.transport import BuiltinTransport
@@ -37,6 +40,12 @@ class BuiltinProvider:
             timeout_s=self._timeout_s,
             answer_bytes_max=self._answer_bytes_max,
         )
+
+    def read_limits(
+        self, headers: Mapping[str, str], now_s: float, *, is_refusal: bool = False
+    ) -> tuple[LimitSeen, ...]:
+        """There are none."""
+        return ()
 
     async def list_models(self) -> list[str]:
         """The names of the embedded models, with their prefix."""
