@@ -13,6 +13,7 @@ from batchwright.blobs.base import Blobs
 from batchwright.domain.batch import Batch
 from batchwright.domain.errors import NoSpace, NotSent, StorageError, TransportError
 from batchwright.domain.file import FILE_TTL_S, Extent, File
+from batchwright.domain.priority import Priority
 from batchwright.domain.segment import Segment
 from batchwright.domain.window import window_s
 from batchwright.engine.lane import Lane, LiveJob, LiveRun
@@ -138,6 +139,7 @@ class Engine:
         metadata: Mapping[str, str] | None = None,
         output_ttl_s: int | None = None,
         options: Mapping[str, Any] | None = None,
+        priority: Priority = Priority.NORMAL,
         idempotency: tuple[str, str] | None = None,
     ) -> Batch:
         """Create a batch and begin with it; durable when it returns.
@@ -157,6 +159,7 @@ class Engine:
             metadata=metadata,
             output_ttl_s=output_ttl_s,
             options=options or {},
+            priority=priority,
         )
         kept = None if idempotency is None else Idempotency(*idempotency, created_at=now)
         batch = await self._tenants.create_batch(tenant, made, kept)
@@ -166,11 +169,30 @@ class Engine:
 
     async def cancel_batch(self, tenant: str, batch_id: str) -> Batch:
         """Raises `NotFound`, or `Conflict` in a terminal state but `cancelled`."""
+        return await (await self._acting_supervisor(tenant, batch_id)).cancel()
+
+    async def pause_batch(self, tenant: str, batch_id: str) -> Batch:
+        """Send nothing more of a batch until it is resumed. Pausing twice is pausing once.
+
+        Raises `NotFound`, or `Conflict` where nothing is sent any more.
+        """
+        return await (await self._acting_supervisor(tenant, batch_id)).pause()
+
+    async def resume_batch(self, tenant: str, batch_id: str) -> Batch:
+        """Go on with a batch, paused or not. Raises as `pause_batch`."""
+        return await (await self._acting_supervisor(tenant, batch_id)).resume()
+
+    async def set_priority(self, tenant: str, batch_id: str, priority: Priority) -> Batch:
+        """Give a batch another share from now on. Raises as `pause_batch`."""
+        return await (await self._acting_supervisor(tenant, batch_id)).set_priority(priority)
+
+    async def _acting_supervisor(self, tenant: str, batch_id: str) -> Supervisor:
+        """One that takes or refuses what is asked of a batch in any state."""
         await self._tenants.get_batch(tenant, batch_id)
         supervisor = self._supervisors.get(batch_id)
         if supervisor is None:  # it has ended, perhaps while its row was being read
             supervisor = self._supervisor(await self._tenants.get_batch(tenant, batch_id))
-        return await supervisor.cancel()
+        return supervisor
 
     def supervisor(self, batch_id: str) -> Supervisor | None:
         """The supervisor of a batch that is not terminal; None for any other."""
