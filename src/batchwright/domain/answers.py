@@ -93,12 +93,13 @@ def _shape(kind: type[_Object], array: str | None) -> _Shape:
 
 
 _ANY = _shape(_Object, None)
+_RESPONSE = _shape(_Response, "output")
 _SHAPES = {
     "/v1/chat/completions": _shape(_Choices, "choices"),
     "/v1/completions": _shape(_Choices, "choices"),
     "/v1/embeddings": _shape(_Data, "data"),
     "/v1/moderations": _shape(_Results, "results"),
-    "/v1/responses": _shape(_Response, "output"),
+    "/v1/responses": _RESPONSE,
 }
 _WHOLE: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
@@ -195,8 +196,11 @@ def _read_leniently(shape: _Shape, body: bytes) -> tuple[_Object, Usage]:
         raise BadAnswer("the body is JSON, but no object")
     if shape.array is not None and not isinstance(whole.get(shape.array), list):
         raise BadAnswer(f"the body has no array `{shape.array}`")
-    tokens = _lenient_tokens(whole.get("usage"))
-    return _Object(error=whole.get("error")), _usage(tokens)
+    usage = _usage(_lenient_tokens(whole.get("usage")))
+    if shape is _RESPONSE:
+        status = whole.get("status")
+        return _Response(error=whole.get("error"), output=[], status=status), usage
+    return _Object(error=whole.get("error")), usage
 
 
 def _lenient_tokens(usage: object) -> _Tokens | None:

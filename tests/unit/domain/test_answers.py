@@ -97,6 +97,17 @@ def test_a_response_that_says_of_itself_that_it_failed_is_a_whole_answer() -> No
         check_answer("/v1/responses", body.replace(b"failed", b"completed"))
 
 
+@pytest.mark.parametrize("usage", [b'"none"', b'{"input_tokens":"7"}', b'{"input_tokens":7.5}'])
+def test_a_failed_response_with_odd_usage_is_a_whole_answer_too(usage: bytes) -> None:
+    body = b'{"status":"failed","output":[],"error":{"code":"x"},"usage":%b}' % usage
+    assert check_answer("/v1/responses", body).body == body
+    with pytest.raises(BadAnswer, match="an error inside"):
+        check_answer("/v1/responses", body.replace(b"failed", b"completed"))
+    chat = body.replace(b"output", b"choices", 1)
+    with pytest.raises(BadAnswer, match="an error inside"):
+        check_answer(CHAT, chat)
+
+
 # --- strictness everywhere, also in parts that are not read
 
 
