@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from batchwright.engine.recovery import read_line, read_records
 
 RESULTS_PER_PAGE_MAX = 1000
 PAGE_BYTES_MAX = 8 * 2**20
+_CURSOR = re.compile(r"([0-9]{1,10})\.([0-9]{1,19})")  # epoch and byte of its account file
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,10 @@ def _key(keys: SegmentKeys, record: Record) -> str:
 def _parse_cursor(cursor: str | None) -> tuple[int, int]:
     if cursor is None:
         return 0, 0
-    epoch, _, position = cursor.partition(".")
-    if not (epoch.isdecimal() and position.isdecimal() and int(position) % RECORD_BYTES == 0):
+    ours = _CURSOR.fullmatch(cursor)
+    if ours is None or int(ours[2]) % RECORD_BYTES != 0:
         raise UsageError("The cursor is not one of ours.", param="after", code="invalid_value")
-    return int(epoch), int(position)
+    return int(ours[1]), int(ours[2])
 
 
 class ResultIndex:

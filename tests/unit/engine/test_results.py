@@ -104,7 +104,12 @@ def test_large_answers_end_a_page_early(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    "cursor", ["", "1", "1.", ".0", "a.b", "1.13", "-1.0", "1.0.0", "1.٣", "².0"]
+    "cursor",
+    [
+        *("", "1", "1.", ".0", "a.b", "1.13", "-1.0", "1.0.0", "1.٣", "².0", "1.0\n"),
+        "9" * 5_000 + ".0",
+        "1." + "0" * 5_000,
+    ],
 )
 async def test_a_cursor_that_is_not_ours_is_refused(cursor: str) -> None:
     with pytest.raises(UsageError, match="cursor"):
