@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from heapq import nlargest
+from operator import add
 
 import msgspec
 
@@ -14,6 +16,7 @@ from batchwright.engine.lane import Lane
 from batchwright.providers.base import Provider
 
 BUILTIN = "builtin"  # found only by its prefix
+MODEL_BYTES_MAX = 256  # of UTF-8: a longer name is nobody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,8 @@ class Rates:
     output: float = 0.0
 
     def cost_nano(self, usage: Usage) -> int:
-        fresh = usage.input_tokens - usage.cached_tokens
+        # Some providers count the cached tokens beside the others, not among them.
+        fresh = max(0, usage.input_tokens - usage.cached_tokens)
         return round(
             fresh * self.input
             + usage.cached_tokens * self.cached
@@ -56,12 +60,12 @@ class Route:
 class Account:
     """A configured provider with its lane and the models that it is known to serve.
 
-    `models` are names or globs.
+    `models` are names or globs; where there are any, it is used for no others.
     """
 
     provider: Provider
     lane: Lane
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()  # as configured; empty: it is asked
     serves_any: bool = False  # every name is answered (rehearsal)
 
 
@@ -70,7 +74,10 @@ RatesLookup = Callable[[str, str], Rates | None]
 
 
 class UnknownModel(Exception):
-    """Nobody serves the model; the text says what would bring it and names the nearest."""
+    """Nobody serves the model; the text says what would bring it and names the nearest.
+
+    It is short, however long the name was.
+    """
 
 
 class Router:
@@ -95,6 +102,7 @@ class Router:
             name: account.models for name, account in self._accounts.items()
         }
         self._found: dict[str, Route] = {}
+        self._pairs: dict[str, frozenset[str]] | None = None  # of all names that are served
         self.unheard = [account.provider.name for account in self.accounts_to_ask()]
         """Accounts that have not said yet what they serve: an unknown model may be theirs."""
 
@@ -106,6 +114,7 @@ class Router:
         """Note what an account said that it serves."""
         self._served[provider] = tuple(models)
         self._found.clear()
+        self._pairs = None
         if provider in self.unheard:
             self.unheard.remove(provider)
 
@@ -132,44 +141,67 @@ class Router:
 
     def find(self, model: str) -> Route:
         """The first route of a model. Raises `UnknownModel`."""
-        route = self._found.get(model)
+        route = self._look_up(model)
         if route is None:
-            route = self._search(model)
-            if len(self._found) > _REMEMBERED_MAX:
-                self._found.clear()
-            self._found[model] = route
+            raise UnknownModel(self._message(model, with_nearest=True))
         return route
 
-    def explain(self, model: str) -> str | None:
-        """Why a model cannot be routed; None if it can."""
-        try:
-            self.find(model)
-        except UnknownModel as error:
-            return str(error)
-        return None
+    def explain(self, model: str, *, with_nearest: bool = True) -> str | None:
+        """Why a model cannot be routed; None if it can.
 
-    def _search(self, model: str) -> Route:
-        for named in (*self._preferences.get(model, ()), model):
-            route = self._named(named)
+        To seek the nearest names takes about a millisecond.
+        """
+        is_found = self._look_up(model) is not None
+        return None if is_found else self._message(model, with_nearest=with_nearest)
+
+    def may_come(self, model: str) -> bool:
+        """Whether an account that has not said yet what it serves may turn out to serve a model."""
+        is_builtin = model.startswith(f"{BUILTIN}/")
+        return bool(self.unheard) and not is_builtin and not _is_too_long(model)
+
+    def _look_up(self, model: str) -> Route | None:
+        route = self._found.get(model)
+        if route is None and not _is_too_long(model):
+            route = self._search(model)
+            if route is not None:
+                self._remember(model, route)
+        return route
+
+    def _remember(self, model: str, route: Route) -> None:
+        if len(self._found) > _REMEMBERED_MAX:
+            self._found.clear()
+        self._found[model] = route
+
+    def _search(self, model: str) -> Route | None:
+        for preferred in self._preferences.get(model, ()):
+            route = self._named(preferred, is_configured=True)
             if route is not None:
                 return route
+        return self._named(model) or self._offered(model)
+
+    def _named(self, model: str, *, is_configured: bool = False) -> Route | None:
+        """The route of `provider/model`; None where no such provider is configured for it.
+
+        A route that the configuration names outright needs no leave of the provider's `models`.
+        """
+        provider, slash, name = model.partition("/")
+        account = self._accounts.get(provider) if slash else None
+        if account is None:
+            return None
+        if provider == BUILTIN:
+            return self._route(account, model) if model in self._served[BUILTIN] else None
+        is_used_for = is_configured or not account.models or _serves(account.models, name)
+        return self._route(account, name) if is_used_for else None
+
+    def _offered(self, model: str) -> Route | None:
+        """The route to the first account that serves a model of this name."""
         is_builtin = model.startswith(f"{BUILTIN}/")
         for account in self._accounts.values():
             is_offered = not is_builtin and account.provider.name != BUILTIN
             served = self._served[account.provider.name]
             if account.serves_any or (is_offered and _serves(served, model)):
                 return self._route(account, model)
-        raise UnknownModel(self._message(model))
-
-    def _named(self, model: str) -> Route | None:
-        """The route of `provider/model`; None where no such provider is configured."""
-        provider, slash, name = model.partition("/")
-        account = self._accounts.get(provider) if slash else None
-        if account is None:
-            return None
-        if provider != BUILTIN:
-            return self._route(account, name)
-        return self._route(account, model) if model in self._served[BUILTIN] else None
+        return None
 
     def _route(self, account: Account, model: str) -> Route:
         rates = Rates() if account.serves_any else None  # a rehearsal costs nothing
@@ -177,20 +209,79 @@ class Router:
             rates = self._rates(account.provider.name, model)
         return Route(account.provider, model, account.lane, rates)
 
-    def _message(self, model: str) -> str:
-        names = [name for names in self._served.values() for name in names if not _is_glob(name)]
-        near = get_close_matches(model, names, n=3, cutoff=0.5)
-        hint = next(
+    def _message(self, model: str, *, with_nearest: bool) -> str:
+        if _is_too_long(model):
+            return f"The model {_shown(model)} has a name of more than {MODEL_BYTES_MAX} bytes."
+        text = f"The model {_shown(model)} is not served by any configured provider."
+        if self.unheard:
+            text += f" Not asked with success yet: {', '.join(self.unheard)}."
+        text += f" {self._hint(model)}"
+        near = self._nearest(model) if with_nearest else []
+        return f"{text} Nearest: {', '.join(near)}." if near else text
+
+    def _hint(self, model: str) -> str:
+        provider, slash, _ = model.partition("/")
+        if slash and provider != BUILTIN and provider in self._accounts:
+            return f"'{provider}' is configured for other models: its `models` must name it."
+        return next(
             (text for glob, text in self._hints.items() if fnmatchcase(model, glob)),
             "Name it in a provider's `models`, or as provider/model.",
         )
-        if self.unheard:
-            hint = f"Not asked with success yet: {', '.join(self.unheard)}. {hint}"
-        nearest = f" Nearest: {', '.join(near)}." if near else ""
-        return f"The model '{model}' is not served by any configured provider. {hint}{nearest}"
+
+    def _nearest(self, model: str) -> list[str]:
+        """The names most like a model's.
+
+        A provider may serve hundreds, and to compare two names exactly takes long: only those
+        are compared that share the most pairs of letters with it.
+        """
+        wanted, pairs = _pairs(model), self._pairs
+        if pairs is None:
+            names = [name for served in self._served.values() for name in served]
+            pairs = {name: _pairs(name) for name in names if not _is_glob(name)}
+            self._pairs = pairs
+
+        def likeness(name: str) -> int:
+            return 2 * len(wanted & pairs[name]) - len(pairs[name])
+
+        return get_close_matches(model, nlargest(_COMPARED_MAX, pairs, likeness), n=3, cutoff=0.5)
+
+
+class ModelCheck:
+    """What is wrong with the models of one file, for its validation. Called from any thread.
+
+    A model passes too where it may come with an account that has not said yet what it serves:
+    whoever sends the request waits for that. The nearest names are sought for the first few.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._refused = 0
+
+    def __call__(self, model: str, _endpoint: str) -> str | None:
+        if self._router.may_come(model):
+            return None
+        problem = self._router.explain(model, with_nearest=self._refused < _HINTED_MAX)
+        self._refused += problem is not None
+        return problem
 
 
 _REMEMBERED_MAX = 10_000
+_HINTED_MAX = 20
+_COMPARED_MAX = 20
+_SHOWN_CHARS = 100
+
+
+def _is_too_long(model: str) -> bool:
+    return len(model) > MODEL_BYTES_MAX or len(model.encode()) > MODEL_BYTES_MAX
+
+
+def _shown(model: str) -> str:
+    """The name as it may stand in a message: short, with its control characters escaped."""
+    return repr(model if len(model) <= _SHOWN_CHARS else f"{model[:_SHOWN_CHARS]}…")
+
+
+def _pairs(name: str) -> frozenset[str]:
+    return frozenset(map(add, name, name[1:]))
 
 
 def _serves(served: Sequence[str], model: str) -> bool:

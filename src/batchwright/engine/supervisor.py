@@ -33,7 +33,7 @@ from batchwright.engine.recovery import (
     forget_in_flight,
     take_over,
 )
-from batchwright.engine.routing import Router
+from batchwright.engine.routing import ModelCheck, Router
 from batchwright.engine.runtime import Runtime, new_id
 from batchwright.engine.settings import EngineSettings
 from batchwright.engine.tally import Tally
@@ -208,7 +208,7 @@ class Supervisor:
             line_bytes_max=settings.line_bytes_max,
             one_model_per_file=settings.one_model_per_file,
         )
-        validator = Validator(rules, lambda model, _endpoint: self._router.explain(model))
+        validator = Validator(rules, ModelCheck(self._router))
         async for chunk in read_extents(self._blobs, found[1]):
             await self._blobs.offload(partial(validator.feed, chunk))
             if self._is_stopping:

@@ -107,7 +107,7 @@ def test_the_same_idempotency_key_makes_one_batch() -> None:
                 endpoint="/v1/chat/completions",
                 input_file_id=file_id,
                 completion_window="24h",
-                idempotency=("key", "fingerprint"),
+                idempotency=Idempotency("key", "fingerprint", 0.0),
             )
             for _ in range(2)
         ]
@@ -279,6 +279,36 @@ def test_a_provider_that_cannot_list_its_models_is_asked_again() -> None:
         assert engine.router.explain("late") is None
 
     simulate(asked_again())
+
+
+@pytest.mark.parametrize(("model", "expected"), [("late", (6, 0)), ("nobodys", (0, 6))])
+def test_a_batch_waits_for_what_a_provider_says_that_did_not_answer_at_the_start(
+    model: str, expected: tuple[int, int]
+) -> None:
+    async def unheard() -> None:
+        world = World(16)
+        engine = await world.boot()
+        (account,) = engine.router._accounts.values()
+        engine.router._accounts["upstream"] = replace(account, models=())
+        engine.router.learn("upstream", ())
+        engine.router.unheard.append("upstream")
+
+        async def list_models() -> list[str]:
+            if world.runtime.monotonic() < 200:
+                raise NotSent("refused")
+            return ["late"]
+
+        account.provider.list_models = list_models  # type: ignore[method-assign]
+        batch = await world.create_batch(chat_lines(6, model))
+        await asyncio.sleep(150)
+        assert (await world.get_batch(batch.id)).status is Status.IN_PROGRESS
+        await engine.wait(batch.id)
+        ended = await world.get_batch(batch.id)
+        assert ended.status is Status.COMPLETED
+        assert (ended.counts.completed, ended.counts.failed) == expected
+        assert ended.closing.codes == ({"model_not_found": 6} if expected[1] else {})
+
+    simulate(unheard())
 
 
 def test_a_bug_in_a_transport_ends_the_engine_loudly() -> None:

@@ -8,8 +8,9 @@ from random import Random
 import pytest
 
 from batchwright.domain.usage import Usage
+from batchwright.engine import routing
 from batchwright.engine.lane import Lane, LaneLimits
-from batchwright.engine.routing import Account, Rates, Router, UnknownModel
+from batchwright.engine.routing import Account, ModelCheck, Rates, Router, UnknownModel
 from simulation import ScriptedNetwork, ScriptedProvider, VirtualRuntime
 
 BUILTIN = ("builtin", ("builtin/sentiment", "builtin/echo"))
@@ -56,14 +57,95 @@ def test_globs_match_names_whole_and_with_case() -> None:
 
 
 def test_a_provider_may_be_named_outright_and_gets_its_own_name_of_the_model() -> None:
-    routes = router(("one", ["a"]), ("two", ["a"]))
+    routes = router(("one", ["a"]), ("two", []))
+    routes.learn("two", ["a"])
     assert found(routes, "two/a") == ("two", "a")
     assert found(routes, "two/not-listed") == ("two", "not-listed")
     assert routes.find("two/a").name_json == b'"two/a"'
 
 
+def test_a_provider_named_outright_is_used_for_the_models_of_its_configuration_only() -> None:
+    routes = router(("one", ["gpt-*"]), ("hub", ["one/free"]))
+    assert found(routes, "one/gpt-5") == ("one", "gpt-5")
+    assert found(routes, "one/free") == ("hub", "one/free")
+    with pytest.raises(UnknownModel, match="'one' is configured for other models"):
+        routes.find("one/o3-pro")
+
+
+def test_a_preference_may_name_what_the_models_of_its_provider_leave_out() -> None:
+    routes = router(("one", ["gpt-*"]), preferences={"cheap": ["one/o3-mini"]})
+    assert found(routes, "cheap") == ("one", "o3-mini")
+    with pytest.raises(UnknownModel):
+        routes.find("one/o3-mini")
+
+
+@pytest.mark.parametrize("unit", ["m", "é", "m\n"])
+def test_a_name_that_is_no_models_is_refused_and_shown_short(unit: str) -> None:
+    routes = Router([account("sandbox", serves_any=True)])
+    longest = (unit * 256).encode()[:256].decode()
+    assert routes.find(longest).model == longest
+    for model in (longest + unit, unit * 1_000_000):
+        problem = routes.explain(model)
+        assert problem is not None
+        assert "256 bytes" in problem
+        assert "\n" not in problem
+        assert len(problem) < 300
+    assert routes._found.keys() == {longest}
+
+
+def test_the_message_about_an_unknown_model_shows_its_name_short() -> None:
+    problem = router(("one", ["a"])).explain("\x1b[2J" + "x" * 250)
+    assert problem is not None
+    assert "'\\x1b[2Jxxx" in problem
+    assert len(problem) < 300
+
+
+def test_the_nearest_names_are_left_out_where_nobody_would_read_them() -> None:
+    routes = router(("one", ["gpt-5-mini"]))
+    assert "Nearest: gpt-5-mini." in str(routes.explain("gpt-5-mni"))
+    assert "Nearest" not in str(routes.explain("gpt-5-mni", with_nearest=False))
+
+
+def test_the_check_of_a_file_seeks_the_nearest_names_for_its_first_faults_only() -> None:
+    check = ModelCheck(router(("one", ["gpt-5-mini"])))
+    problems = [check(f"gpt-5-mni-{number}", "/v1/embeddings") for number in range(100)]
+    assert check("gpt-5-mini", "/v1/embeddings") is None
+    assert all(problem is not None and "not served" in problem for problem in problems)
+    assert sum("Nearest" in str(problem) for problem in problems) == 20
+
+
+def test_the_check_of_a_file_passes_a_model_that_may_still_come() -> None:
+    routes = router(("one", ["a"]), ("two", []))
+    check = ModelCheck(routes)
+    assert check("b", "/v1/embeddings") is None
+    routes.learn("two", ["c"])
+    assert "not served" in str(check("b", "/v1/embeddings"))
+
+
+def test_the_nearest_are_sought_among_few_of_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def near(word: str, names: Sequence[str], **_: object) -> list[str]:
+        compared.append(len(names))
+        return list(names[:1])
+
+    monkeypatch.setattr(routing, "get_close_matches", near)
+    routes = router(("one", [f"family-{n}/model-{n}" for n in range(2_000)] + ["gpt-5-mini"]))
+    assert "Nearest: gpt-5-mini." in str(routes.explain("gpt-5-mni"))
+    assert max(compared) <= 20
+
+
+def test_a_model_may_come_with_an_account_that_has_not_said_what_it_serves() -> None:
+    routes = router(BUILTIN, ("one", ["a"]), ("two", []))
+    assert routes.may_come("b")
+    assert not routes.may_come("builtin/sentment")
+    assert not routes.may_come("b" * 257)
+    routes.learn("two", ["c"])
+    assert not routes.may_come("b")
+
+
 def test_a_configured_providers_name_wins_over_a_slash_in_a_models_name() -> None:
-    routes = router(("hub", ["meta/llama", "hub/x"]), ("meta", ["other"]))
+    routes = router(("hub", ["meta/llama", "hub/x"]), ("meta", ["llama"]))
     assert found(routes, "meta/llama") == ("meta", "llama")
     assert found(routes, "hub/meta/llama") == ("hub", "meta/llama")
 
@@ -174,3 +256,7 @@ def test_prices_follow_the_provider_and_the_name_that_the_model_has_there() -> N
     assert priced is not None
     assert priced.cost_nano(Usage(100, 40, 10, 5)) == 60 * 2 + 40 * 0.5 + 10 * 8
     assert asked == [("one", "a"), ("one", "b")]
+
+
+def test_more_cached_tokens_than_tokens_cost_nothing_less() -> None:
+    assert Rates(2.0, 0.5, 8.0).cost_nano(Usage(10, 40, 1, 0)) == 40 * 0.5 + 8
