@@ -4,8 +4,8 @@ The order of use:
 
 1. `sniff` tells what an input file is; `open_table` (or `table_of`, for frames and lists) gives
    its rows.
-2. `plan_output` checks the output before anything is sent; `write_requests` writes a request
-   for each row, `copy_requests` copies a file that holds requests already.
+2. `plan_output` checks the output before anything is sent; `request_lines` makes a request of
+   each row.
 3. `read_result` takes a result line apart; `write_output` writes the table with its results,
    `write_result_lines` the lines themselves.
 
@@ -31,12 +31,9 @@ from batchwright.tables.outputs import (
 from batchwright.tables.prompts import Prompt, compile_prompt, read_prompt
 from batchwright.tables.requests import (
     RequestPlan,
-    RowsWritten,
-    copy_requests,
     override_model,
     parse_param,
     request_lines,
-    write_requests,
 )
 from batchwright.tables.table import Table, open_table
 
@@ -49,11 +46,9 @@ __all__ = [
     "RequestPlan",
     "ResultLine",
     "RowResult",
-    "RowsWritten",
     "RunIdentity",
     "Table",
     "compile_prompt",
-    "copy_requests",
     "error_path_of",
     "extract",
     "hash_file",
@@ -69,6 +64,5 @@ __all__ = [
     "sniff",
     "table_of",
     "write_output",
-    "write_requests",
     "write_result_lines",
 ]

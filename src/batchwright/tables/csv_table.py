@@ -35,7 +35,8 @@ class CsvTable:
         self._path = path
         self._separator = separator
         self._limit = limit
-        self.columns: tuple[str, ...] = self._read_header()
+        self.header: tuple[str, ...] = self._read_header()
+        self.columns: tuple[str, ...] = self._name_columns()
 
     def texts(self, columns: Sequence[str]) -> Iterator[Row]:
         positions = [self.columns.index(name) for name in columns]
@@ -82,15 +83,19 @@ class CsvTable:
 
     def _read_header(self) -> tuple[str, ...]:
         for _, record in self._records():
-            names = [name or f"column_{n}" for n, name in enumerate(record, start=1)]
-            twice = [name for name, count in Counter(names).items() if count > 1]
-            if twice:
-                raise UsageError(
-                    f'{self._path}: the header names the column "{twice[0]}" more than once: '
-                    "give each column its own name"
-                )
-            return tuple(names)
+            return tuple(record)
         raise UsageError(f"{self._path} is empty")
+
+    def _name_columns(self) -> tuple[str, ...]:
+        """The names of the header; a column without one is called by its place."""
+        names = [name or f"column_{n}" for n, name in enumerate(self.header, start=1)]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise UsageError(
+                f'{self._path}: the header names the column "{twice[0]}" more than once: '
+                "give each column its own name"
+            )
+        return tuple(names)
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Each record with the number of the line that it ends on."""
@@ -99,9 +104,11 @@ class CsvTable:
         with self._path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=self._separator, strict=True)
             started = 1  # the line that the record under way began on
+            is_begun = False  # before the header a line of blanks is no record either
             try:
                 for record in reader:
-                    if record:
+                    is_begun = is_begun or not _is_blank(record, self._separator)
+                    if record and is_begun:
                         yield reader.line_num, record
                     started = reader.line_num + 1
             except csv.Error as exc:
@@ -119,6 +126,11 @@ class CsvTable:
                 'a quote inside a quoted cell is written ""'
             )
         return f"{self._path}: the row at line {line} is not CSV: {text}"
+
+
+def _is_blank(record: list[str], separator: str) -> bool:
+    """Whether the line of this record shows nothing."""
+    return not separator.join(record).strip()
 
 
 def _explain_encoding(path: Path) -> str:

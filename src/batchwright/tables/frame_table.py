@@ -34,6 +34,7 @@ class FrameTable:
         self._frame: pl.LazyFrame = lazy if limit is None else lazy.head(limit)
         self._schema = self._read_schema()
         self.columns: tuple[str, ...] = tuple(self._schema)
+        self.header = self.columns
 
     def texts(self, columns: Sequence[str]) -> Iterator[tuple[str | None, ...]]:
         if not columns:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from batchwright.domain.errors import Damaged, UsageError
+from batchwright.domain.errors import UsageError
 
 _TEXT_SHOWN = 100
 
@@ -27,18 +27,6 @@ class RunIdentity:
     embed: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
-
-    def to_json(self) -> bytes:
-        """One JSON object; equal identities give equal bytes."""
-        return msgspec.json.encode(asdict(self), order="sorted")
-
-    @classmethod
-    def from_json(cls, data: bytes) -> RunIdentity:
-        """The identity that `to_json` wrote. Raises `Damaged` for anything else."""
-        try:
-            return msgspec.json.decode(data, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise Damaged(f"the identity of the run cannot be read: {exc}") from exc
 
     def differences(self, earlier: RunIdentity) -> list[str]:
         """What differs from an earlier run, a plain sentence each; empty if nothing does."""

@@ -1,5 +1,7 @@
 """The type of a column of JSON values, found from all of them.
 
+A whole number that a float cannot hold is `long`: it goes with other whole numbers, but not with
+fractions.
 A type is None (only nulls so far), the name of a scalar, `("list", type)`, or a dictionary of
 fields. Values that share no type make their column `text`: each value as its JSON text.
 """
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 JsonType: TypeAlias = "str | tuple[str, JsonType] | dict[str, JsonType] | None"
 
 _INT64 = range(-(2**63), 2**63)
+_EXACT = range(-(2**53), 2**53 + 1)  # the whole numbers that a float tells apart
 
 
 class MixedTypes(Exception):
@@ -33,7 +36,7 @@ def type_of(value: Any) -> JsonType:
     if isinstance(value, int):
         if value not in _INT64:
             raise MixedTypes
-        return "int"
+        return "int" if value in _EXACT else "long"
     if isinstance(value, float):
         return "float"
     if isinstance(value, list):
@@ -60,15 +63,22 @@ def merge(a: JsonType, b: JsonType) -> JsonType:
         return {name: merge(a.get(name), b.get(name)) for name in a | b}
     if isinstance(a, tuple) and isinstance(b, tuple):
         return ("list", merge(a[1], b[1]))
-    if isinstance(a, str) and isinstance(b, str) and {a, b} == {"int", "float"}:
-        return "float"
+    if isinstance(a, str) and isinstance(b, str) and "int" in (a, b):
+        other = b if a == "int" else a
+        if other in ("float", "long"):
+            return other
     raise MixedTypes
 
 
 def polars_type(kind: JsonType) -> PolarsDataType:
     """The Polars type of a column; one that is always null is a column of text."""
     polars = require_polars()
-    scalars = {"bool": polars.Boolean, "int": polars.Int64, "float": polars.Float64}
+    scalars = {
+        "bool": polars.Boolean,
+        "int": polars.Int64,
+        "long": polars.Int64,
+        "float": polars.Float64,
+    }
     if isinstance(kind, dict):
         struct: PolarsDataType = polars.Struct({n: polars_type(k) for n, k in kind.items()})
         return struct

@@ -41,6 +41,7 @@ class JsonlTable:
         self._limit = limit
         self._types: dict[str, JsonType] | None = None
         self.columns: tuple[str, ...] = self._scan()
+        self.header = self.columns
 
     def texts(self, columns: Sequence[str]) -> Iterator[tuple[str | None, ...]]:
         for number, _, row in self._rows():

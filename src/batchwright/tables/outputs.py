@@ -1,16 +1,12 @@
 """Results to the output: the input's table with our columns, or the result lines.
 
-Everything is written to a temporary file beside the output, synced, and renamed: the output
-is either the old one or the whole new one.
+The output is either the old one or the whole new one.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from batchwright.domain.errors import StorageError, UsageError
+from batchwright.domain.errors import UsageError
+from batchwright.replacing import replacing
 from batchwright.tables.answers import RowResult
 from batchwright.tables.polars_extra import require_polars
 from batchwright.tables.table import Table
@@ -130,9 +127,9 @@ def write_output(table: Table, plan: OutputPlan, results: Iterable[RowResult]) -
     then leaves the old output.
     """
     counted = _Counted(results)
-    with _replacing(plan.path) as temporary:
+    with replacing(plan.path) as temporary:
         _WRITERS[plan.format](table, plan, counted, temporary)
-        counted.require_exhausted()
+        _require_no_more(counted)
     return counted.count
 
 
@@ -144,8 +141,8 @@ def write_result_lines(path: Path, results: Iterable[ResultLine]) -> LinesWritte
     error_path = error_path_of(path)
     completed = failed = 0
     with (
-        _replacing(path) as output,
-        _replacing(error_path) as errors,
+        replacing(path) as output,
+        replacing(error_path) as errors,
         output.open("wb") as good,
         errors.open("wb") as bad,
     ):
@@ -166,7 +163,10 @@ def error_path_of(path: Path) -> Path:
 def output_frames(
     table: Table, plan: OutputPlan, results: Iterable[RowResult]
 ) -> Iterator[pl.DataFrame]:
-    """The table with its results, in frames of a few megabytes, each of `output_schema`."""
+    """The table with its results, in frames of a few megabytes, each of `output_schema`.
+
+    Raises `UsageError` if there are more or fewer results than rows.
+    """
     polars = require_polars()
     schema = output_schema(table, plan)
     remaining = iter(results)
@@ -178,6 +178,7 @@ def output_frames(
                 polars.Series(name, values, dtype=schema[name], strict=False)
                 for name, values in zip(plan.columns, ours, strict=True)
             )
+    _require_no_more(remaining)
 
 
 def output_schema(table: Table, plan: OutputPlan) -> pl.Schema:
@@ -204,12 +205,14 @@ def _require_place(path: Path, source: Path | None) -> None:
         raise UsageError(f"{path} is the input; give the output another name")
     if path.is_dir():
         raise UsageError(f"{path} is a directory; the name of a file is expected")
-    if not path.parent.is_dir():
-        raise UsageError(f"the directory {path.parent} of the output does not exist")
+    folder = path.resolve().parent  # that of the file, where the output is a link to one
+    if not folder.is_dir():
+        shown = folder if path.is_symlink() else path.parent
+        raise UsageError(f"the directory {shown} of the output does not exist")
 
 
 class _Counted:
-    """The results as they are taken, so that too few and too many are told apart."""
+    """The results as they are taken."""
 
     def __init__(self, results: Iterable[RowResult]) -> None:
         self._results = iter(results)
@@ -223,9 +226,10 @@ class _Counted:
         self.count += 1
         return result
 
-    def require_exhausted(self) -> None:
-        if next(self._results, None) is not None:
-            raise UsageError("there are more results than rows: has the input changed?")
+
+def _require_no_more(results: Iterator[RowResult]) -> None:
+    if next(results, None) is not None:
+        raise UsageError("there are more results than rows: has the input changed?")
 
 
 def _next(results: Iterator[RowResult]) -> RowResult:
@@ -235,47 +239,11 @@ def _next(results: Iterator[RowResult]) -> RowResult:
     return result
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place, synced, if all went well."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as exc:
-        raise StorageError(f"{path} cannot be written: {exc.strerror or exc}") from exc
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(_mode_of(path))
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _mode_of(path: Path) -> int:
-    """The permissions of the file that is replaced, else those of any new file."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _write_csv(table: Table, plan: OutputPlan, results: Iterator[RowResult], path: Path) -> None:
     separator = "\t" if plan.format == "tsv" else ","
     line_of = _csv_line(separator)
     with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(line_of((*table.columns, *plan.columns)))
+        file.write(line_of((*table.header, *plan.columns)))
         for cells in table.texts(table.columns):
             file.write(line_of((*cells, *_cells_of(_next(results), plan))))
 

@@ -1,16 +1,14 @@
-"""Rows to batch requests: one line of JSON each, written in bounded memory."""
+"""Rows to batch requests: one line of JSON each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
 from batchwright.domain.errors import UsageError
-from batchwright.tables.inputs import InputForm
-from batchwright.tables.lines import read_lines
 from batchwright.tables.prompts import compile_prompt, require_column
 from batchwright.tables.table import Table
 
@@ -58,37 +56,6 @@ class RequestPlan:
     def url(self) -> str:
         """The endpoint that every request goes to."""
         return CHAT_URL if self.embed is None else EMBEDDINGS_URL
-
-
-@dataclass(frozen=True, slots=True)
-class RowsWritten:
-    """What was written to the request file."""
-
-    count: int
-    size_bytes: int
-    first: bytes | None  # the first request, without its line end
-
-
-def write_requests(table: Table, plan: RequestPlan, out: BinaryIO) -> RowsWritten:
-    """Write one request line for each row of `table`.
-
-    Raises `UsageError` before anything is written if the prompt does not fit the columns.
-    """
-    return _write_lines(request_lines(table, plan), out)
-
-
-def copy_requests(
-    form: InputForm, out: BinaryIO, *, model: str | None = None, limit: int | None = None
-) -> RowsWritten:
-    """Copy the first `limit` requests of a batch-form file, with another model if given.
-
-    Blank lines stay, so that the line numbers in later messages are those of the input.
-    Lines are not validated: that is the engine's part.
-    """
-    lines = _first_requests(read_lines(form.path, keep_blank=True), limit)
-    if model is not None:
-        lines = (override_model(line, model) if line.strip() else line for line in lines)
-    return _write_lines(lines, out)
 
 
 def request_lines(table: Table, plan: RequestPlan) -> Iterator[bytes]:
@@ -152,25 +119,3 @@ def _around_content(plan: RequestPlan) -> tuple[bytes, bytes]:
         system = b'{"role":"system","content":%b},' % encode(plan.system)
     messages = b',"messages":[' + system + b'{"role":"user","content":'
     return head + messages, b"}]" + params + b"}}"
-
-
-def _first_requests(lines: Iterator[tuple[int, bytes]], limit: int | None) -> Iterator[bytes]:
-    requests = 0
-    for _, line in lines:
-        if limit is not None and requests >= limit:
-            return
-        requests += bool(line.strip())
-        yield line
-
-
-def _write_lines(lines: Iterator[bytes], out: BinaryIO) -> RowsWritten:
-    count = size_bytes = 0
-    first: bytes | None = None
-    for line in lines:
-        out.write(line)
-        out.write(b"\n")
-        if line.strip():
-            count += 1
-            first = first or line
-        size_bytes += len(line) + 1
-    return RowsWritten(count, size_bytes, first)

@@ -30,6 +30,11 @@ class Table(Protocol):
         """The names of the columns, each once, in order."""
         ...
 
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The same as the input spells them: a CSV file may leave names out."""
+        ...
+
     def texts(self, columns: Sequence[str]) -> Iterator[tuple[str | None, ...]]:
         """The cells of these columns as text, row by row; None for null.
 

@@ -281,11 +281,37 @@ def test_an_error_file_goes_when_nothing_fails_any_more(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
 
 
-def test_an_output_keeps_the_permissions_it_had(source: Path) -> None:
-    output = source.with_name("out.csv")
-    output.touch(0o640)
-    output.chmod(0o640)
+def test_a_header_comes_out_as_it_was(tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text(",text\n0,a\n1,b\n")  # as pandas writes an index
 
-    write(source, output, RESULTS)
+    write(source, tmp_path / "out.csv", RESULTS)
 
-    assert output.stat().st_mode & 0o777 == 0o640
+    assert read_csv(tmp_path / "out.csv")[0] == ["", "text", "answer", "tokens", "error"]
+
+
+def test_an_output_that_is_a_link_needs_the_folder_of_its_file(tmp_path: Path) -> None:
+    link = tmp_path / "out.csv"
+    link.symlink_to(tmp_path / "none" / "real.csv")
+
+    with pytest.raises(UsageError, match="none of the output does not exist"):
+        plan_output(link, [])
+
+
+@pytest.mark.parametrize("numbers", ["9007199254740993 1.5", "1.5 9007199254740993"])
+def test_a_number_that_a_float_cannot_hold_is_kept(tmp_path: Path, numbers: str) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(f'{{"n": {number}}}\n' for number in numbers.split()))
+
+    write(source, tmp_path / "out.parquet", RESULTS)
+
+    assert pl.read_parquet(tmp_path / "out.parquet")["n"].to_list() == numbers.split()
+
+
+def test_whole_numbers_of_any_size_stay_whole(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"n": 9007199254740993}\n{"n": 1}\n')
+
+    write(source, tmp_path / "out.parquet", RESULTS)
+
+    assert pl.read_parquet(tmp_path / "out.parquet")["n"].to_list() == [9007199254740993, 1]

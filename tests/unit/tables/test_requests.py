@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,16 @@ import pytest
 from batchwright.domain.errors import UsageError
 from batchwright.tables import (
     RequestPlan,
-    copy_requests,
     open_table,
     override_model,
     parse_param,
+    request_lines,
     sniff,
-    write_requests,
 )
 
 
 def requests_of(path: Path, plan: RequestPlan, limit: int | None = None) -> list[dict[str, Any]]:
-    out = io.BytesIO()
-    written = write_requests(open_table(sniff(path), limit=limit), plan, out)
-    lines = out.getvalue().split(b"\n")
-    assert lines.pop() == b""
-    assert (written.count, written.size_bytes) == (len(lines), len(out.getvalue()))
-    assert written.first == (lines[0] if lines else None)
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in request_lines(open_table(sniff(path), limit=limit), plan)]
 
 
 def contents_of(path: Path, template: str) -> list[str]:
@@ -115,6 +107,13 @@ def test_a_byte_order_mark_blank_lines_and_short_rows_are_taken_in_stride(tmp_pa
     path = csv_of(tmp_path / "a.csv", b'\xef\xbb\xbf"a",b\n\n1,2\n\n3\n4,5,,\n')
 
     assert contents_of(path, "{a}-{b}") == ["1-2", "3-", "4-5"]
+
+
+def test_the_header_is_the_first_line_that_shows_something(tmp_path: Path) -> None:
+    path = csv_of(tmp_path / "a.csv", "\n  \na,b\n1,2\n")
+
+    assert open_table(sniff(path)).columns == ("a", "b")
+    assert contents_of(path, "{a}-{b}") == ["1-2"]
 
 
 def test_other_separators_and_tsv_are_read(tmp_path: Path) -> None:
@@ -248,22 +247,6 @@ def test_the_model_of_a_request_is_replaced_and_nothing_else() -> None:
 @pytest.mark.parametrize("line", [b"", b"{", b"[]", b'{"custom_id":"a"}', b'{"body":7}', b"\xff"])
 def test_a_line_that_is_no_request_is_left_for_the_validation(line: bytes) -> None:
     assert override_model(line, "m") == line
-
-
-def test_batch_lines_are_copied_as_they_are_with_their_numbers(tmp_path: Path) -> None:
-    first = b'{"custom_id": "1", "url": "/v1/x", "body": {"model": "m"}}'
-    path = csv_of(
-        tmp_path / "a.jsonl", b"\xef\xbb\xbf" + first + b"\r\n\r\n" + first + b"\n" + first
-    )
-    out, limited, changed = io.BytesIO(), io.BytesIO(), io.BytesIO()
-
-    assert copy_requests(sniff(path), out).count == 3
-    assert copy_requests(sniff(path), limited, limit=2).count == 2
-    assert copy_requests(sniff(path), changed, model="new", limit=1).count == 1
-
-    assert out.getvalue() == first + b"\n\n" + first + b"\n" + first + b"\n"
-    assert limited.getvalue() == first + b"\n\n" + first + b"\n"
-    assert json.loads(changed.getvalue())["body"] == {"model": "new"}
 
 
 @pytest.mark.parametrize(
