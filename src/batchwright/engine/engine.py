@@ -16,6 +16,7 @@ from batchwright.domain.file import FILE_TTL_S, Extent, File
 from batchwright.domain.priority import Priority
 from batchwright.domain.segment import Segment
 from batchwright.domain.window import window_s
+from batchwright.engine.account import ERROR, OUTPUT
 from batchwright.engine.lane import Lane, LiveJob, LiveRun
 from batchwright.engine.pruner import Pruner
 from batchwright.engine.results import ResultsPage, results_page
@@ -212,11 +213,28 @@ class Engine:
     async def results(
         self, tenant: str, batch_id: str, *, cursor: str | None, limit: int
     ) -> ResultsPage:
-        """Durable results of a batch, running or ended, after an opaque cursor."""
+        """Durable results of a batch, running or ended, after an opaque cursor.
+
+        Those of a result file that was deleted, or has expired, are gone with it.
+        """
         batch = await self._tenants.get_batch(tenant, batch_id)
-        return await results_page(
-            await self.segments(batch.id), self.blobs, cursor=cursor, limit=limit
-        )
+        kinds, extents = await self._kept_results(batch)
+        async with self.reading(extents):
+            segments = await self.segments(batch.id) if kinds else []
+            return await results_page(segments, self.blobs, cursor=cursor, limit=limit, kinds=kinds)
+
+    async def _kept_results(self, batch: Batch) -> tuple[int, list[Extent]]:
+        """The kinds of result lines that are not deleted, and where those of an ended batch lie."""
+        kinds, extents = OUTPUT | ERROR, list[Extent]()
+        for kind, file_id in ((OUTPUT, batch.output_file_id), (ERROR, batch.error_file_id)):
+            if file_id is None:
+                continue
+            found = await self._store.engine_file(batch.tenant, file_id, now=self.runtime.now())
+            if found is None:
+                kinds &= ~kind
+            else:
+                extents += found[1]
+        return kinds, extents
 
     async def segments(self, batch_id: str) -> list[Segment]:
         """The segments of a batch with the lengths that are durable now."""

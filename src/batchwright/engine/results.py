@@ -29,9 +29,17 @@ class ResultsPage:
 
 
 async def results_page(
-    segments: Sequence[Segment], blobs: Blobs, *, cursor: str | None, limit: int
+    segments: Sequence[Segment],
+    blobs: Blobs,
+    *,
+    cursor: str | None,
+    limit: int,
+    kinds: int = OUTPUT | ERROR,
 ) -> ResultsPage:
-    """The results after `cursor` (None: from the first). Raises `UsageError` for a bad cursor."""
+    """The results of `kinds` after `cursor` (None: from the first).
+
+    Raises `UsageError` for a bad cursor.
+    """
     epoch, position = _parse_cursor(cursor)
     lines: list[bytes] = []
     size_bytes = 0
@@ -41,7 +49,7 @@ async def results_page(
         start = position if segment.epoch == epoch else 0
         epoch, position = segment.epoch, start
         keys = SegmentKeys.of(segment.batch_id, segment.epoch)
-        async for record, end in _results(segment, blobs, start):
+        async for record, end in _results(segment, blobs, start, kinds):
             if len(lines) >= limit or size_bytes >= PAGE_BYTES_MAX:
                 return ResultsPage(lines, f"{epoch}.{position}", True)
             text = await read_line(blobs, _key(keys, record), record)
@@ -52,12 +60,14 @@ async def results_page(
     return ResultsPage(lines, f"{epoch}.{position}", False)
 
 
-async def _results(segment: Segment, blobs: Blobs, start: int) -> AsyncIterator[tuple[Record, int]]:
+async def _results(
+    segment: Segment, blobs: Blobs, start: int, kinds: int
+) -> AsyncIterator[tuple[Record, int]]:
     """The result records from byte `start` on, each with the position behind it."""
     position = start
     async for record in read_records(segment, blobs, start, with_marks=True):
         position += RECORD_BYTES
-        if record.flags & (OUTPUT | ERROR):
+        if record.flags & kinds:
             yield record, position
 
 

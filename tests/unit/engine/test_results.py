@@ -11,6 +11,7 @@ from batchwright.domain.segment import SegmentKeys
 from batchwright.engine import results
 from batchwright.engine.lane import LaneLimits
 from batchwright.engine.results import ResultIndex, results_page
+from batchwright.providers.base import Answer, Call
 from simulation import TENANT, World, chat_lines, simulate
 
 LINES = 300
@@ -127,6 +128,36 @@ def test_a_damaged_line_is_never_handed_out() -> None:
             await engine.results(TENANT, batch.id, cursor=None, limit=100)
 
     simulate(damaged())
+
+
+def test_the_results_of_a_deleted_file_are_gone_and_the_others_are_not() -> None:
+    async def deleted() -> None:
+        world = World(7)
+        engine = await world.boot()
+        answer = world.network.send
+
+        async def send(call: Call) -> Answer:
+            return Answer(400, {}, b"no") if b"request 3" in call.body else await answer(call)
+
+        world.network.send = send  # type: ignore[method-assign]
+        batch = await world.create_batch(chat_lines(10))
+        await engine.wait(batch.id)
+        ended = await world.get_batch(batch.id)
+        assert ended.output_file_id is not None
+        assert ended.error_file_id is not None
+        errors = await world.read_file(ended.error_file_id)
+        assert b'"r-3"' in errors
+        await world.store.delete_file(TENANT, ended.output_file_id)
+        for _ in range(2):
+            _, lines = await read_on(world, batch.id, None, 3)
+            assert b"".join(lines) == errors
+            await asyncio.sleep(2 * engine.settings.prune_every_s)
+        await world.store.delete_file(TENANT, ended.error_file_id)
+        for _ in range(2):
+            assert (await read_on(world, batch.id, None, 3))[1] == []
+            await asyncio.sleep(2 * engine.settings.prune_every_s)
+
+    simulate(deleted())
 
 
 def test_the_index_finds_the_result_of_each_line_over_all_epochs() -> None:
