@@ -141,11 +141,11 @@ class Engine:
         output_ttl_s: int | None = None,
         options: Mapping[str, Any] | None = None,
         priority: Priority = Priority.NORMAL,
-        idempotency: tuple[str, str] | None = None,
+        idempotency: Idempotency | None = None,
     ) -> Batch:
         """Create a batch and begin with it; durable when it returns.
 
-        `completion_window` None has no deadline. `idempotency` is (key, fingerprint).
+        `completion_window` None has no deadline.
         """
         now = self.runtime.now()
         window = completion_window
@@ -162,8 +162,7 @@ class Engine:
             options=options or {},
             priority=priority,
         )
-        kept = None if idempotency is None else Idempotency(*idempotency, created_at=now)
-        batch = await self._tenants.create_batch(tenant, made, kept)
+        batch = await self._tenants.create_batch(tenant, made, idempotency)
         if batch.id == made.id:
             self._supervise(batch)
         return batch

@@ -197,9 +197,11 @@ class Supervisor:
     async def _findings(self) -> tuple[tuple[BatchError, ...], Counts, str | None]:
         """Errors, counts and the one model of the input file."""
         batch, settings = self.batch, self._settings
-        found = await self._store.engine_file(batch.tenant, batch.input_file_id)
+        found = await self._store.engine_file(
+            batch.tenant, batch.input_file_id, now=self._runtime.now()
+        )
         if found is None:
-            missing = f"Cannot find file {batch.input_file_id}, or it was deleted."
+            missing = f"Cannot find file {batch.input_file_id}, or it was deleted or has expired."
             return (BatchError("invalid_request", missing, "file_id"),), Counts(), None
         rules = ValidationRules(
             batch.endpoint,

@@ -26,11 +26,13 @@ from batchwright.server.fields import (
     ttl_s,
     wrong_value,
 )
+from batchwright.server.files import visible_file
 from batchwright.server.options import batch_options, priority_of
 from batchwright.server.progress import live_batch_wire
 from batchwright.server.retry import retry_batch
 from batchwright.server.settings import ServerSettings
 from batchwright.server.wire import list_wire, reply
+from batchwright.store.base import Idempotency
 
 BATCHES_PER_PAGE = 20
 BATCHES_PER_PAGE_MAX = 100
@@ -60,7 +62,14 @@ class Wanted:
 async def create_batch(context: UserContext) -> Response:
     """Create a batch and begin with it; it is durable when the answer goes out."""
     wanted = _wanted(await context.read_object(), context.settings)
-    key = context.idempotency_key()
+    claim = context.idempotency(context.idempotency_key(), wanted.fingerprint)
+    batch = await context.claimed_batch(claim)
+    if batch is None:
+        batch = await _created(context, wanted, claim)
+    return reply(live_batch_wire(await _current(context, batch), context.engine))
+
+
+async def _created(context: Context, wanted: Wanted, claim: Idempotency | None) -> Batch:
     context.engine.check_room()
     await _check_input_file(context, wanted.input_file_id)
     await context.services.open_batches.check(context.tenant)
@@ -72,11 +81,10 @@ async def create_batch(context: UserContext) -> Response:
         metadata=wanted.metadata,
         output_ttl_s=wanted.output_ttl_s,
         priority=wanted.priority,
-        idempotency=(key and (key, wanted.fingerprint)) or None,
+        idempotency=claim,
     )
-    context.services.open_batches.add(context.tenant, batch.id)
-    context.services.metrics.batches.inc()
-    return reply(live_batch_wire(batch, context.engine))
+    context.services.count_batch(batch)
+    return batch
 
 
 @router.get("")
@@ -156,7 +164,6 @@ async def retry(batch_id: str, context: UserContext) -> Response:
     window = body.get("completion_window")
     if window is not None:
         window_s(text(window, "completion_window"))
-    await context.services.open_batches.check(context.tenant)
     batch = await retry_batch(
         context,
         batch_id,
@@ -164,9 +171,7 @@ async def retry(batch_id: str, context: UserContext) -> Response:
         metadata=metadata(body),
         priority=batch_options(body).priority,
     )
-    context.services.open_batches.add(context.tenant, batch.id)
-    context.services.metrics.batches.inc()
-    return reply(live_batch_wire(batch, context.engine))
+    return reply(live_batch_wire(await _current(context, batch), context.engine))
 
 
 async def _current(context: Context, batch: Batch) -> Batch:
@@ -206,7 +211,7 @@ def _endpoint(given: str, settings: ServerSettings) -> str:
 async def _check_input_file(context: Context, file_id: str) -> None:
     """Raises for a file of another purpose. One that is not there fails the batch instead."""
     try:
-        file = await context.tenants.get_file(context.tenant, file_id)
+        file = await visible_file(context, file_id)
     except NotFound:
         return
     if file.purpose != "batch":

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import Depends
 from starlette.requests import Request
 
+from batchwright.domain.batch import Batch
 from batchwright.domain.errors import UsageError
 from batchwright.engine.engine import Engine
 from batchwright.server.auth import Authenticator, Buckets, Caller
@@ -38,6 +39,11 @@ class Services:
     metrics: Metrics
     settings: ServerSettings
     pepper: bytes
+
+    def count_batch(self, batch: Batch) -> None:
+        """Note a batch that was created."""
+        self.open_batches.add(batch.tenant, batch.id)
+        self.metrics.batches.inc()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,13 @@ class Context:
         """Raises `TooManyRequests` where the tenant would store more than it may."""
         now, most = self.engine.runtime.now(), self.settings.stored_bytes_per_tenant
         await check_stored(self.tenants, self.tenant, now, size_bytes, most)
+
+    async def claimed_batch(self, claim: Idempotency | None) -> Batch | None:
+        """The batch that an idempotency key has made already: asked for before anything is
+        refused for want of room. Raises `Conflict` if it was for another request."""
+        if claim is None:
+            return None
+        return await self.tenants.find_claimed_batch(self.tenant, claim)
 
     async def read_object(self) -> dict[str, Any]:
         """The JSON object in the body."""

@@ -19,7 +19,6 @@ from batchwright.server.fields import page_limit, required_text, ttl_s, wrong_va
 from batchwright.server.settings import ServerSettings
 from batchwright.server.spool import Spooled, check_is_jsonl, spooled_form
 from batchwright.server.wire import file_wire, list_wire, reply
-from batchwright.store import refusals
 
 FILES_PER_PAGE_MAX = 10_000
 
@@ -63,6 +62,7 @@ async def list_files(
         limit=page_limit(limit, FILES_PER_PAGE_MAX, FILES_PER_PAGE_MAX),
         ascending=order == "asc",
         purpose=purpose,
+        now=context.engine.runtime.now(),
     )
     return reply(list_wire([file_wire(file) for file in page.items], page.has_more))
 
@@ -75,7 +75,8 @@ async def get_file(file_id: str, context: UserContext) -> Response:
 @router.delete("/{file_id}")
 async def delete_file(file_id: str, context: UserContext) -> Response:
     """Hide a file at once; its bytes go when nothing uses them any more."""
-    await context.tenants.delete_file(context.tenant, file_id)
+    now = context.engine.runtime.now()
+    await context.tenants.delete_file(context.tenant, file_id, now=now)
     return reply({"id": file_id, "object": "file", "deleted": True})
 
 
@@ -105,10 +106,8 @@ async def get_content(
 
 async def visible_file(context: Context, file_id: str) -> File:
     """A file that has not expired. Raises `NotFound`."""
-    file = await context.tenants.get_file(context.tenant, file_id)
-    if file.expires_at is not None and file.expires_at <= context.engine.runtime.now():
-        raise refusals.no_file(file_id)
-    return file
+    now = context.engine.runtime.now()
+    return await context.tenants.get_file(context.tenant, file_id, now=now)
 
 
 def check_purpose(purpose: str, settings: ServerSettings) -> None:

@@ -31,28 +31,38 @@ async def retry_batch(
     Raises `NotFound`, `Conflict` while the batch runs, `UsageError` where nothing failed.
     """
     engine, tenant = context.engine, context.tenant
-    key = context.idempotency_key()
+    asked = f"retry {batch_id} {completion_window} {metadata} {priority}"
+    claim = context.idempotency(context.idempotency_key(), asked)
+    earlier = await context.claimed_batch(claim)
+    if earlier is not None:
+        return earlier
     batch = await context.tenants.get_batch(tenant, batch_id)
     if not batch.is_terminal:
         raise Conflict(
             f"The batch {batch_id} is {batch.status}; it can be retried when it has ended."
         )
     engine.check_room()
+    await context.services.open_batches.check(tenant)
     file = await _failed_requests(context, batch)
-    asked = f"retry {batch.id} {completion_window} {metadata} {priority}"
-    made = await engine.create_batch(
-        tenant,
-        endpoint=batch.endpoint,
-        input_file_id=file.id,
-        completion_window=completion_window or batch.completion_window,
-        metadata=batch.metadata if metadata is None else metadata,
-        output_ttl_s=batch.output_ttl_s,
-        options={**batch.options, RETRY_OF: batch.id},
-        priority=priority or batch.priority,
-        idempotency=(key and (key, asked)) or None,
-    )
-    if made.input_file_id != file.id:  # the key was used before: the batch of then
+    try:
+        made = await engine.create_batch(
+            tenant,
+            endpoint=batch.endpoint,
+            input_file_id=file.id,
+            completion_window=completion_window or batch.completion_window,
+            metadata=batch.metadata if metadata is None else metadata,
+            output_ttl_s=batch.output_ttl_s,
+            options={**batch.options, RETRY_OF: batch.id},
+            priority=priority or batch.priority,
+            idempotency=claim,
+        )
+    except Exception:  # not where the task is cancelled: the batch may have been created
         await context.tenants.delete_file(tenant, file.id)
+        raise
+    if made.input_file_id != file.id:  # the same request came twice at a time
+        await context.tenants.delete_file(tenant, file.id)
+    else:
+        context.services.count_batch(made)
     return made
 
 
@@ -127,10 +137,12 @@ async def _failed_lines(context: Context, segments: Sequence[Segment]) -> LineSe
 
 async def _input_extents(context: Context, batch: Batch) -> tuple[Extent, ...]:
     try:
-        return await context.tenants.get_extents(batch.tenant, batch.input_file_id)
+        now = context.engine.runtime.now()
+        return await context.tenants.get_extents(batch.tenant, batch.input_file_id, now=now)
     except NotFound as error:
         raise Conflict(
-            f"The input file {batch.input_file_id} was deleted; there is nothing to retry from."
+            f"The input file {batch.input_file_id} was deleted or has expired; there is nothing "
+            "to retry from."
         ) from error
 
 

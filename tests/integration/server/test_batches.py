@@ -9,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 
+from batchwright.domain.errors import NoSpace
 from batchwright.providers.base import Answer, Call
 from batchwright.server.settings import ServerSettings
 
@@ -308,6 +309,112 @@ async def test_a_tenant_has_only_so_many_open_batches(tmp_path: Path) -> None:
 
     assert refused.value.response.headers["x-should-retry"] == "false"
     assert again.id not in [batch.id for batch in made]
+
+
+async def test_a_repeat_of_what_was_acknowledged_is_refused_by_no_limit(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    settings = ServerSettings(open_batches_per_tenant=1)
+    headers = {"Idempotency-Key": "once"}
+    async with running_server(tmp_path, settings) as server, server.http() as http:
+        server.upstream.answer = lambda call: Answer(400, {}, b"{}")
+        async with server.openai() as client:
+            ended_one = await ended(client, (await _batch(client)).id)
+        retry = f"/v1/batches/{ended_one.id}/retry"
+        server.upstream.gate.clear()
+        first = await http.post(retry, headers=headers)
+        monkeypatch.setattr(server.engine, "is_short_of_space", True)
+        counted = await _batches_created(http)
+        again = await http.post(retry, headers=headers)
+        other = await http.post(retry, headers={"Idempotency-Key": "twice"})
+        conflict = await http.post(retry, headers=headers, json={"completion_window": "1h"})
+
+        assert first.status_code == 200, first.text
+        assert again.json()["id"] == first.json()["id"]
+        assert (other.status_code, conflict.status_code) == (507, 409)
+        assert await _batches_created(http) == counted == 2
+        server.upstream.gate.set()
+
+
+async def test_a_repeated_create_gives_its_batch_whatever_is_full_by_now(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    settings = ServerSettings(open_batches_per_tenant=1)
+    async with (
+        running_server(tmp_path, settings) as server,
+        server.openai() as client,
+        server.http() as http,
+    ):
+        server.upstream.gate.clear()
+        file = await client.files.create(file=("in.jsonl", chat_lines(1)), purpose="batch")
+        body = {**GOOD, "input_file_id": file.id}
+        headers = {"Idempotency-Key": "once"}
+        first = await http.post("/v1/batches", json=body, headers=headers)
+        at_limit = await http.post("/v1/batches", json=body, headers=headers)
+        monkeypatch.setattr(server.engine, "is_short_of_space", True)
+        without_room = await http.post("/v1/batches", json=body, headers=headers)
+        new = await http.post("/v1/batches", json=body)
+
+        assert at_limit.json()["id"] == without_room.json()["id"] == first.json()["id"]
+        assert new.status_code == 507
+        assert await _batches_created(http) == 1
+        server.upstream.gate.set()
+
+
+async def test_a_refused_retry_leaves_no_file(server: Any, monkeypatch: Any) -> None:
+    async def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise NoSpace("full")
+
+    server.upstream.answer = lambda call: Answer(400, {}, b"{}")
+    async with server.openai() as client, server.http() as http:
+        batch = await ended(client, (await _batch(client)).id)
+        monkeypatch.setattr(server.engine, "create_batch", refuse)
+        refused = await http.post(f"/v1/batches/{batch.id}/retry")
+        files = (await client.files.list()).data
+
+    assert refused.status_code == 507
+    assert sorted(file.filename for file in files) == [f"{batch.id}_error.jsonl", "in.jsonl"]
+
+
+async def test_a_replayed_retry_copies_no_input(server: Any) -> None:
+    server.upstream.answer = lambda call: Answer(400, {}, b"{}")
+    async with server.openai() as client, server.http() as http:
+        batch = await ended(client, (await _batch(client)).id)
+        headers = {"Idempotency-Key": "once"}
+        made = (await http.post(f"/v1/batches/{batch.id}/retry", headers=headers)).json()
+        await ended(client, made["id"])
+        before = server.blobs_on_disk()
+        again = (await http.post(f"/v1/batches/{batch.id}/retry", headers=headers)).json()
+
+    assert (again["id"], again["status"]) == (made["id"], "completed")
+    assert server.blobs_on_disk() == before
+
+
+async def test_an_input_that_has_expired_is_as_one_that_was_deleted(
+    server: Any, monkeypatch: Any
+) -> None:
+    async with server.openai() as client:
+        file = await client.files.create(file=("in.jsonl", chat_lines(1)), purpose="batch")
+        now = server.engine.runtime.now()
+        monkeypatch.setattr(server.engine.runtime, "now", lambda: now + 31 * 86_400)
+        listed = await client.files.list()
+        batch = await client.batches.create(**{**GOOD, "input_file_id": file.id})
+        done = await ended(client, batch.id)
+        with pytest.raises(openai.NotFoundError):
+            await client.files.delete(file.id)
+
+    assert listed.data == []
+    assert done.status == "failed"
+    assert "Cannot find file" in done.errors.data[0].message
+
+
+async def _batches_created(http: Any) -> int:
+    metrics = (await http.get("/metrics")).text
+    [line] = [line for line in metrics.splitlines() if line.startswith(_CREATED)]
+    return int(float(line.split()[1]))
+
+
+_CREATED = "batchwright_batches_created_total "
 
 
 async def _batch(client: openai.AsyncOpenAI) -> Any:

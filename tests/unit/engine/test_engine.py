@@ -14,6 +14,7 @@ from batchwright.engine.lane import LaneLimits
 from batchwright.engine.routing import Route
 from batchwright.engine.settings import EngineSettings
 from batchwright.providers.base import Answer, Call
+from batchwright.store.base import Idempotency
 from mortal import MortalWorld
 from simulation import TENANT, World, chat_lines, simulate
 
