@@ -59,6 +59,7 @@ class Authenticator:
         self._address_is_client = address_is_client
         # Entries stay when their time is over: their keys held once.
         self._remembered: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+        self._revocations = 0
         self._failures = Buckets(failures_per_minute / 60, failures_per_minute, monotonic)
 
     async def authenticate(self, headers: Headers, address: str) -> Caller:
@@ -80,6 +81,7 @@ class Authenticator:
 
     def forget(self) -> None:
         """Look every key up again: one was revoked."""
+        self._revocations += 1
         for digest, (caller, _) in self._remembered.items():
             self._remembered[digest] = (caller, -math.inf)
 
@@ -93,13 +95,15 @@ class Authenticator:
         found = self._remembered.get(digest)
         if found is not None and found[1] > self._monotonic():
             return found[0]
+        revocations = self._revocations
         key = await self._store.find_key(key_id)
         if not _is_same(key, digest):
             self._remembered.pop(digest, None)
             return None
         assert key is not None  # noqa: S101 - told by the line above
         caller = Caller(key.tenant, key.role, key.id)
-        self._remember(digest, caller)
+        if revocations == self._revocations:  # else it may have been read before it was revoked
+            self._remember(digest, caller)
         return caller
 
     def _remember(self, digest: bytes, caller: Caller) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +65,29 @@ async def test_a_key_is_remembered_for_seconds_and_forgotten_on_demand() -> None
 
     store.keys[lookup_id(TOKEN)] = replace(key_of(TOKEN), revoked_at=1.0)
     auth.forget()
+    with pytest.raises(Unauthorized):
+        await auth.authenticate(bearer(TOKEN), "a")
+
+
+async def test_a_key_that_was_looked_up_before_it_was_revoked_is_not_remembered() -> None:
+    class SlowKeys(Keys):
+        async def find_key(self, key_id: str) -> Key | None:
+            found = await super().find_key(key_id)
+            reading.set()
+            await answering.wait()
+            return found
+
+    reading, answering = asyncio.Event(), asyncio.Event()
+    store = SlowKeys(key_of(TOKEN))
+    auth = authenticator(store, Clock())
+    early = asyncio.create_task(auth.authenticate(bearer(TOKEN), "a"))
+    await reading.wait()
+
+    store.keys[lookup_id(TOKEN)] = replace(key_of(TOKEN), revoked_at=1.0)
+    auth.forget()
+    answering.set()
+    await early
+
     with pytest.raises(Unauthorized):
         await auth.authenticate(bearer(TOKEN), "a")
 
