@@ -91,9 +91,10 @@ class ResultIndex:
     """
 
     def __init__(self, lines: int) -> None:
-        self._offsets = array("Q", bytes(8 * (lines + 1)))
-        self._lengths = array("L" if array("L").itemsize == 4 else "I", bytes(4 * (lines + 1)))
-        self._places = array("H", bytes(2 * (lines + 1)))  # 0: no result
+        # Made by repetition: from bytes, each would be there twice for a moment.
+        self._offsets = array("Q", [0]) * (lines + 1)
+        self._lengths = array("I", [0]) * (lines + 1)
+        self._places = array("H", [0]) * (lines + 1)  # 0: no result
         self._keys: list[str] = [""]
 
     @classmethod
