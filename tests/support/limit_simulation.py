@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from batchwright.domain.limits import Cost
@@ -18,6 +18,7 @@ from batchwright.engine import limiter as account
 from batchwright.engine.estimate import Estimator, estimate, learn
 from batchwright.engine.limiter import Declared, Limiter, Reservation
 from batchwright.providers.rate_limits import RateLimitReader
+from batchwright.sandbox.limiter import Bucket
 from batchwright.sandbox.limiter import Limiter as Upstream
 
 WALL_S = 1_750_000_000.0  # Unix time at the start
@@ -53,9 +54,7 @@ class Tally:
     most_in_flight: int = 0
 
     def used(self, start: float, end: float, *, tokens: bool = False) -> float:
-        return sum(
-            amount if tokens else 1 for time, amount in self.accepted if start <= time < end
-        )
+        return sum(amount if tokens else 1 for time, amount in self.accepted if start <= time < end)
 
     def refused_share(self, start: float, end: float) -> float:
         refused = sum(1 for time in self.refused if start <= time < end)
@@ -78,16 +77,12 @@ class Simulation:
     start_s: float = 1_000.0  # of the monotonic clock: where in a window it starts
     steps: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
-    limiter_seen: Limiter | None = None
 
     def run(self, span_s: float) -> Tally:
         """Run for so long; times in the tally count from the start."""
         random = Random(self.seed)
         now = self.start_s
-        limiter = account.start(
-            now, max_concurrency=self.max_concurrency, declared=self.declared
-        )
-        self.limiter_seen = limiter
+        limiter = account.start(now, max_concurrency=self.max_concurrency, declared=self.declared)
         reader, estimator = RateLimitReader(), Estimator()
         replies: list[tuple[float, int, Reply]] = []
         steps = sorted(((self.start_s + at, step) for at, step in self.steps), key=lambda s: s[0])
@@ -162,8 +157,8 @@ def rescale(upstream: Upstream, factor: float) -> None:
     for index, limit in enumerate(upstream._limits):
         meter = limit.meter
         meter.capacity *= factor
-        if hasattr(meter, "_rate"):
+        if isinstance(meter, Bucket):
             meter._rate *= factor
             meter._level = min(meter._level, meter.capacity)
         per_minute = round(limit.per_minute * factor)
-        upstream._limits[index] = type(limit)(limit.kind, limit.label, per_minute, meter)
+        upstream._limits[index] = replace(limit, per_minute=per_minute)

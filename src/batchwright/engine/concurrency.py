@@ -8,10 +8,10 @@ A *round* watches the calls sent at its beginning, its cohort, until three quart
 answered. With so many in flight all the time, throughput is in flight / latency (Little's law), so
 latencies alone tell both.
 
-Latency is judged against its *base*, that without a queue. Where the base may be wrong (calls queue,
-or requests have become longer) a *trial* tells: for two rounds fewer are sent. If throughput stays,
-calls had queued, and the limit stays lower; if it falls with them, latency is what it has to be,
-and is the new base. After the manner of Netflix's concurrency-limits and of BBR.
+Latency is judged against its *base*, that without a queue. Where the base may be wrong (calls
+queue, or requests have become longer) a *trial* tells: for two rounds fewer are sent. If
+throughput stays, calls had queued, and the limit stays lower; if it falls with them, latency is
+what it has to be, and is the new base. After the manner of Netflix's concurrency-limits and of BBR.
 """
 
 from __future__ import annotations

@@ -51,6 +51,10 @@ DOUBT_SHARE = 0.03
 SILENCE_S = 3.0  # a longer one makes a window
 PROBE_S = 0.1
 PROBE_S_MAX = 60.0
+LEAK_AMOUNT = 100
+LEAK_SHARE = 0.05  # a window that is refused before so much of it has not opened
+TAPER_AT = 0.97  # of the amount: from here on slower, for the amount varies a little
+TAPER = 8
 TRIAL_SHARE = 0.005  # calls beyond the known amount that may be out at once
 BURST_S = 0.05
 MEMORY_S = 60.0  # how far back a first window can have begun
@@ -120,7 +124,9 @@ class Learned:
     window_s: float = 0.0
     amount: int = 0  # of a window
     used: int = 0  # of the amount, in this window
+    speed: float = 0.0  # of the calls in a window, per second
     windows: int = 0
+    before: tuple[float, int, float, int, float, int] = (0.0, 0, 0.0, 0, 0.0, 0)  # the window
     grant: int = 0  # size of the running trial beyond the amount
     grant_left: int = 0
     grant_answers: int = 0
@@ -178,6 +184,9 @@ def note_sent(learned: Learned, now: float) -> None:
         learned.used += 1
         if learned.used > learned.amount:
             learned.grant_left -= 1
+        elif learned.used == int(TAPER_AT * learned.amount):
+            even = learned.amount / learned.window_s
+            _pace(learned, max(learned.bucket.rate_per_s / TAPER, even), now)
         elif learned.used == learned.amount:
             learned.grant_at = now + 2 * learned.round_trip_s  # the first trial
 
@@ -269,7 +278,10 @@ def note_refused(
         if learned.mode is Mode.PACED and not learned.judge_at:
             _cut(learned, now)
         elif learned.mode is Mode.WINDOWED:
-            _fall_silent(learned, now)
+            if learned.amount >= LEAK_AMOUNT and learned.used < LEAK_SHARE * learned.amount:
+                _undo_window(learned, now)
+            else:
+                _fall_silent(learned, now)
 
 
 def _doubt(learned: Learned, now: float) -> None:
@@ -458,6 +470,14 @@ def _reopen(learned: Learned, now: float) -> None:
 
 def _learn_window(learned: Learned, now: float) -> None:
     """From one opening to the next the limit accepted so much, at such a speed."""
+    learned.before = (
+        learned.window_at,
+        learned.window_accepted,
+        learned.silent_at,
+        learned.amount,
+        learned.window_s,
+        learned.used,
+    )
     learned.amount = max(learned.accepted - learned.window_accepted - 1, 1)
     learned.window_s = min(max(now - learned.window_at, SILENCE_S), 24 * WAIT_S_MAX)
     busy_s = max(learned.silent_at - learned.window_at, SLOT_S)
@@ -467,7 +487,23 @@ def _learn_window(learned: Learned, now: float) -> None:
     learned.window_accepted = learned.accepted - 1
     # A sliding window gives back as slowly as it was used: stay a little behind it.
     learned.until = now + 0.01 * learned.window_s
+    learned.speed = speed
     _pace(learned, speed, now)
+
+
+def _undo_window(learned: Learned, now: float) -> None:
+    """It was no opening: a small request fitted into what was left of the window before."""
+    (
+        learned.window_at,
+        learned.window_accepted,
+        learned.silent_at,
+        learned.amount,
+        learned.window_s,
+        learned.used,
+    ) = learned.before
+    learned.mode = Mode.SILENT
+    learned.cut_at = now
+    learned.until = now + learned.probe_s
 
 
 def _slow_down(learned: Learned, now: float) -> None:
@@ -483,4 +519,5 @@ def _open_window(learned: Learned, now: float) -> None:
     learned.cut_at = now
     learned.used = 0
     learned.windows += 1
+    _pace(learned, learned.speed, now)
     learned.grant = learned.grant_left = learned.grant_answers = 0

@@ -1,70 +1,298 @@
-"""Buckets: never more than the rate, and never less than it without need."""
+"""The limits of an account: what passes, what is learned, what holds back; nothing absurd stalls."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchwright.engine.limiter import Bucket, take, wait_s
+from batchwright.domain.limits import DAY_S, HOUR_S, MINUTE_S, SECOND_S, Cost, LimitSeen
+from batchwright.engine import limiter as account
+from batchwright.engine.limiter import Declared, Limiter, Reservation
 
-AMOUNTS = st.lists(
-    st.tuples(st.floats(0, 5), st.integers(1, 40)), min_size=1, max_size=60
-)  # (pause before, amount)
-PER_MINUTE = st.floats(1, 6_000)
-
-
-def passes(per_minute: float, wishes: list[tuple[float, int]]) -> list[tuple[float, int]]:
-    """(time, amount) of each take, when everybody waits as long as it is told."""
-    bucket, now, taken = Bucket.per_minute(per_minute, 0.0), 0.0, []
-    for pause, amount in wishes:
-        now += pause
-        now += wait_s(bucket, amount, now)
-        assert wait_s(bucket, amount, now) == pytest.approx(0.0, abs=1e-6)
-        take(bucket, amount, now)
-        taken.append((now, amount))
-    return taken
+COST = Cost(100, 50)
 
 
-@given(PER_MINUTE, AMOUNTS)
-def test_no_interval_has_more_than_rate_times_length_plus_burst(
+def limiter(declared: Declared | None = None, *, max_concurrency: int = 1_000) -> Limiter:
+    return account.start(0.0, max_concurrency=max_concurrency, declared=declared)
+
+
+def send(of: Limiter, now: float, cost: Cost = COST) -> Reservation:
+    return account.reserve(of, cost, now, 1)
+
+
+def send_all(of: Limiter, start: float, end: float, cost: Cost = COST) -> list[float]:
+    """When calls go, if there is always another one."""
+    now, times = start, []
+    while now < end:
+        wait = account.delay_s(of, cost, now)
+        if wait > 0:
+            now += max(wait, 1e-6)
+            continue
+        send(of, now, cost)
+        times.append(now)
+    return times
+
+
+def minute(kind: str, limit: float, remaining: float, reset_s: float | None = None) -> LimitSeen:
+    return LimitSeen(kind, MINUTE_S, limit, remaining, reset_s)  # type: ignore[arg-type]
+
+
+# Known limits
+
+
+def test_an_account_of_which_nothing_is_known_holds_nothing_back() -> None:
+    of = limiter()
+    assert all(account.delay_s(of, COST, 0.0) == 0 for _ in range(100) if send(of, 0.0))
+    assert account.binding(of, 0.0, 1) is None
+
+
+@given(
+    st.floats(1, 60_000),
+    st.lists(st.tuples(st.floats(0, 3), st.integers(1, 5)), min_size=1, max_size=50),
+)
+@settings(max_examples=60)
+def test_in_every_interval_at_most_the_rate_and_a_second_of_it_passes(
     per_minute: float, wishes: list[tuple[float, int]]
 ) -> None:
+    of = limiter(Declared(requests_per_minute=per_minute))
+    now, times = 0.0, []
+    for pause, calls in wishes:
+        now += pause
+        for _ in range(calls):
+            now += account.delay_s(of, COST, now)
+            send(of, now)
+            times.append(now)
     rate, burst = per_minute / 60, max(1.0, per_minute / 60)
-    taken = passes(per_minute, wishes)
-    for first, (start, _) in enumerate(taken):
-        total = 0
-        for end, amount in taken[first:]:
-            # The last one of an interval may be larger than the burst: it then pays afterwards.
-            assert total + min(amount, burst) <= rate * (end - start) + burst + 1e-6
-            total += amount
+    for first, start in enumerate(times):
+        for last in range(first, len(times)):
+            assert last - first + 1 <= rate * (times[last] - start) + burst + 1e-6
 
 
-@given(PER_MINUTE, st.integers(1, 200))
-def test_whoever_always_wants_gets_the_whole_rate(per_minute: float, count: int) -> None:
-    taken = passes(per_minute, [(0.0, 1)] * count)
-    burst = max(1.0, per_minute / 60)
-    assert taken[-1][0] <= max(0.0, count - burst) * 60 / per_minute + 1e-6
+@pytest.mark.parametrize(
+    ("declared", "per_minute"),
+    [
+        (Declared(requests_per_minute=600), 600),
+        (Declared(tokens_per_minute=90_000), 600),
+        (Declared(input_tokens_per_minute=60_000), 600),
+        (Declared(output_tokens_per_minute=30_000), 600),
+        (Declared(requests_per_minute=6_000, output_tokens_per_minute=30_000), 600),
+    ],
+)
+def test_the_tightest_of_several_limits_sets_the_pace(
+    declared: Declared, per_minute: float
+) -> None:
+    times = send_all(limiter(declared), 0.0, 60.0)
+    assert 0.98 * per_minute <= len(times) <= per_minute
 
 
-def test_one_larger_than_the_burst_passes_a_full_bucket_and_the_next_waits_for_it() -> None:
-    bucket = Bucket.per_minute(600, 0.0)  # 10 a second
-    assert wait_s(bucket, 1000, 0.0) == 0.0
-    take(bucket, 1000, 0.0)
-    assert wait_s(bucket, 1, 0.0) == pytest.approx(99.1)
+def test_a_limit_per_day_may_be_used_at_once_and_then_not_before_a_day_has_passed() -> None:
+    of = limiter(Declared(requests_per_day=100))
+    assert len(send_all(of, 0.0, 10.0)) == 100
+    assert account.delay_s(of, COST, 10.0) == 3600.0
+    assert len(send_all(of, DAY_S * 0.99, DAY_S)) == 0
+    assert len(send_all(of, DAY_S * 1.02, DAY_S * 1.03)) == 100
 
 
-def test_what_was_reserved_too_much_comes_back_but_never_above_the_burst() -> None:
-    bucket = Bucket.per_minute(600, 0.0)
-    take(bucket, 10, 0.0)
-    take(bucket, -4, 0.0)
-    assert wait_s(bucket, 4, 0.0) == 0.0
-    take(bucket, -1_000, 0.0)
-    assert bucket.level == bucket.burst
+def test_what_an_answer_really_used_takes_the_place_of_the_estimate() -> None:
+    of = limiter(Declared(tokens_per_minute=60_000))
+    reserved = send(of, 0.0, Cost(500, 500))
+    assert account.delay_s(of, Cost(250, 0), 0.0) > 0.9
+    account.settle(of, reserved, Cost(1, 0), 0.0)
+    assert account.delay_s(of, Cost(250, 0), 0.0) < 0.3
 
 
-def test_a_clock_that_stands_still_or_steps_back_gives_nothing() -> None:
-    bucket = Bucket.per_minute(60, 10.0)
-    take(bucket, 1, 10.0)
-    assert wait_s(bucket, 1, 10.0) == pytest.approx(1.0)
-    assert wait_s(bucket, 1, 5.0) == pytest.approx(1.0)
+@pytest.mark.parametrize("used", [Cost(0, 0), Cost(-5, 3), Cost(10, -900_000_000)])
+def test_a_usage_of_nothing_or_less_corrects_nothing(used: Cost) -> None:
+    of = limiter(Declared(tokens_per_minute=60_000))
+    reserved = send(of, 0.0, Cost(500, 500))
+    before = account.delay_s(of, COST, 0.0)
+    account.settle(of, reserved, used, 0.0)
+    assert account.delay_s(of, COST, 0.0) == before
+
+
+# Headers
+
+
+def test_the_headers_of_the_first_answer_set_the_pace() -> None:
+    of = limiter()
+    account.observe(of, send(of, 0.0), (minute("requests", 600, 599, 0.1),), 0.1)
+    assert len(send_all(of, 0.1, 60.1)) <= 600 + 10
+
+
+def test_our_own_cap_holds_where_the_provider_allows_more() -> None:
+    of = limiter(Declared(requests_per_minute=60))
+    account.observe(of, send(of, 0.0), (minute("requests", 6_000, 5_999, 0.01),), 0.1)
+    assert len(send_all(of, 0.1, 60.1)) <= 61
+
+
+def test_a_window_that_is_used_up_is_waited_for() -> None:
+    of = limiter()
+    for second in range(10):  # its end stands still: a window, not a stock
+        now = float(second) * 2
+        seen = minute("requests", 600, 300 - second * 30, 40.0 - now)
+        account.observe(of, send(of, now), (seen,), now)
+    account.observe(of, send(of, 20.0), (minute("requests", 600, 0, 20.0),), 20.0)
+    assert len(send_all(of, 20.0, 39.0)) == 0
+    assert account.delay_s(of, COST, 40.1) == 0
+
+
+def test_calls_that_the_headers_do_not_know_of_yet_count_as_used() -> None:
+    of = limiter()
+    first = send(of, 0.0)
+    for _ in range(100):
+        send(of, 0.0)
+    day = LimitSeen("requests", DAY_S, 1_000, 101, 50_000)
+    account.observe(of, first, (day,), 0.2)
+    assert len(send_all(of, 0.2, 1.0)) == 1
+
+
+def test_a_limit_taken_for_one_per_minute_is_dropped_when_it_turns_out_to_be_per_day() -> None:
+    of = limiter()
+    account.observe(of, send(of, 0.0), (minute("requests", 14_400, 14_399, 6.0),), 0.1)
+    seen = LimitSeen("requests", DAY_S, 14_400, 14_380, 120.0)
+    account.observe(of, send(of, 1.0), (seen,), 1.1)
+    assert [meter.span_s for meter in of.meters] == [DAY_S]
+    assert len(send_all(of, 1.1, 2.0)) == 14_380
+
+
+def test_a_provider_that_counts_more_tokens_than_are_used_is_believed() -> None:
+    of = limiter()
+    remaining = 60_000.0
+    for step in range(40):  # in a minute's window, each call of 150 counts as 600
+        now = step * 0.5
+        reserved = send(of, now)
+        remaining -= 600
+        account.observe(of, reserved, (minute("tokens", 60_000, remaining, 59 - now),), now + 0.1)
+    (meter,) = of.meters
+    assert meter.weight == pytest.approx(4.0, rel=0.1)
+    assert meter.is_kept
+
+
+# Refusals
+
+
+def test_a_told_wait_stops_everything_for_that_long_but_an_hour_at_most() -> None:
+    of = limiter()
+    account.on_rate_limited(of, send(of, 0.0), 1.0, 7.0)
+    assert account.delay_s(of, COST, 1.0) == pytest.approx(7.0)
+    assert account.delay_s(of, COST, 8.01) == 0
+    account.on_rate_limited(of, send(of, 9.0), 9.0, 1e9)
+    assert account.delay_s(of, COST, 9.0) == 3600.0
+    assert account.delay_s(of, COST, 9.0 + 3600.0) == 0
+
+
+@pytest.mark.parametrize("told_s", [0.0, -3.0, math.nan])
+def test_a_told_wait_that_makes_no_sense_is_as_if_absent(told_s: float) -> None:
+    of = limiter()
+    account.on_rate_limited(of, send(of, 0.0), 1.0, told_s)
+    assert of.paused_until == 0.0
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["send", "answer", "refuse", "told", "overload", "observe", "settle"]),
+        st.one_of(st.floats(0, 2), st.floats(0, 200_000)),  # time that passes before
+        st.one_of(st.floats(0, 1e15), st.sampled_from([0.0, 1.0, 1e-9])),
+        st.one_of(st.none(), st.floats(0, 1e15)),
+        st.sampled_from([SECOND_S, MINUTE_S, HOUR_S, DAY_S]),
+        st.sampled_from(["requests", "tokens", "input_tokens", "output_tokens"]),
+    ),
+    max_size=60,
+)
+
+
+@given(EVENTS, st.sampled_from([None, Declared(requests_per_minute=100, tokens_per_day=1e5)]))
+@settings(max_examples=200)
+def test_nothing_that_a_provider_says_makes_a_wait_negative_endless_or_over_an_hour(
+    events: list[tuple[str, float, float, float | None, float, str]], declared: Declared | None
+) -> None:
+    of, now = limiter(declared), 0.0
+    out = [send(of, now)]
+    for what, passes_s, number, other, span_s, kind in events:
+        now += passes_s
+        reserved = out[int(number) % len(out)]
+        if what == "send":
+            out.append(send(of, now))
+        elif what == "answer":
+            account.on_answer(of, reserved, now)
+        elif what == "refuse":
+            account.on_rate_limited(of, reserved, now, None)
+        elif what == "told":
+            account.on_rate_limited(of, reserved, now, number)
+        elif what == "overload":
+            account.on_overload(of, reserved, now, other)
+        elif what == "observe":
+            seen = LimitSeen(kind, span_s, number, other, other)  # type: ignore[arg-type]
+            account.observe(of, reserved, (seen,), now)
+        else:
+            account.settle(of, reserved, Cost(int(number) % 10**9, 5), now)
+        wait = account.delay_s(of, COST, now)
+        assert 0 <= wait <= 3600
+        assert of.allowed_in_flight >= 1
+        account.binding(of, now, 10)
+
+
+@given(st.lists(st.floats(1, 1e9), min_size=5, max_size=30))
+@settings(max_examples=30)
+def test_limits_that_change_with_every_call_neither_stall_nor_spin(limits: list[float]) -> None:
+    of, now = limiter(), 0.0
+    for limit in limits:
+        waits = 0
+        while (wait := account.delay_s(of, COST, now)) > 0:
+            now += max(wait, 1e-6)
+            waits += 1
+            assert waits < 100
+        reserved = send(of, now)
+        now += 0.1
+        account.observe(of, reserved, (minute("requests", limit, limit / 2, 30.0),), now)
+    assert now <= 61 * len(limits)
+
+
+def test_many_limits_of_odd_spans_are_not_kept_without_bound() -> None:
+    of = limiter()
+    for span in range(1, 200):
+        seen = LimitSeen("requests", float(span), span + 5, 1, None)
+        account.observe(of, send(of, 0.0), (seen,), 0.0)
+    assert len(of.meters) <= account.METERS_MAX
+
+
+# What holds it back
+
+
+def test_the_limit_that_binds_is_named_with_its_figures() -> None:
+    of = limiter(Declared(requests_per_minute=600))
+    send_all(of, 0.0, 1.0)
+    binding = account.binding(of, 1.0)
+    assert binding is not None
+    assert (binding.what, binding.limit, binding.span_s) == ("cap", 600, MINUTE_S)
+    assert binding.message == "the configured cap of 600 requests per minute"
+
+
+def test_a_limit_of_the_provider_is_told_from_our_own_cap() -> None:
+    of = limiter()
+    seen = minute("output_tokens", 6_000, 5_000, 10.0)
+    account.observe(of, send(of, 0.0), (seen,), 0.1)
+    send_all(of, 0.1, 3.0)
+    binding = account.binding(of, 3.0)
+    assert binding is not None
+    assert (binding.what, binding.remaining) == ("output_tokens", 5_000)
+    assert "provider's limit of 6,000 output tokens per minute, 5,000 left" in binding.message
+
+
+def test_a_wait_concurrency_and_capacity_are_named_too() -> None:
+    of = limiter(max_concurrency=2)
+    full = account.binding(of, 0.0, 2)
+    assert full is not None
+    assert full.what == "concurrency"
+    account.on_rate_limited(of, send(of, 0.0), 1.0, 30.0)
+    waiting = account.binding(of, 1.0)
+    assert waiting is not None
+    assert (waiting.what, waiting.wait_s) == ("wait", 30.0)
+    slow = limiter()
+    account.on_overload(slow, send(slow, 0.0), 1.0)
+    held = account.binding(slow, 1.0, 35)
+    assert held is not None
+    assert (held.what, held.limit) == ("capacity", 35)

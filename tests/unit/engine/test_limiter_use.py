@@ -1,0 +1,114 @@
+"""How much of a limit is used, and how many calls are refused: against the sandbox's limiter.
+
+Virtual clock, 120 s after the first 15 s, 200 ms of latency. The limit is 6,000 a minute, a fifth
+of what the benchmarks use, for speed; the shares are the same or a little worse, as probes and
+calls in flight weigh more. `burst_s` 60 is a limit per minute, 1 one that is enforced per second.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from batchwright.engine.limiter import Declared
+from batchwright.sandbox.limiter import Algorithm, TokenCount
+from batchwright.sandbox.limiter import Limiter as Upstream
+from limit_simulation import Simulation, Size, rescale
+
+PER_MINUTE = 6_000
+TOKENS_PER_MINUTE = 6_000 * 150
+START_S, END_S = 15.0, 135.0
+ALGORITHMS: tuple[Algorithm, ...] = ("bucket", "fixed", "sliding")
+
+pytestmark = pytest.mark.parametrize("algorithm", ALGORITHMS)
+
+
+def requests(algorithm: Algorithm, burst_s: float) -> Upstream:
+    return Upstream(requests_per_minute=PER_MINUTE, algorithm=algorithm, burst_s=burst_s)
+
+
+def varied(random: Random) -> Size:
+    """A request whose answer stays far below its cap, which the upstream reserves."""
+    prompt, answer = random.randint(50, 150), random.randint(10, 90)
+    return Size(prompt * 4, prompt, answer, prompt + 100)
+
+
+@pytest.mark.parametrize("burst_s", [60.0, 1.0])
+def test_a_declared_limit_is_used_with_hardly_a_refusal(
+    algorithm: Algorithm, burst_s: float
+) -> None:
+    declared = Declared(requests_per_minute=PER_MINUTE)
+    tally = Simulation(requests(algorithm, burst_s), declared=declared).run(END_S)
+    assert tally.used(START_S, END_S) >= 0.98 * 2 * PER_MINUTE
+    assert tally.refused_share(START_S, END_S) <= 0.005
+
+
+@pytest.mark.parametrize("burst_s", [60.0, 1.0])
+def test_a_limit_taught_by_headers_is_used_with_hardly_a_refusal(
+    algorithm: Algorithm, burst_s: float
+) -> None:
+    simulation = Simulation(requests(algorithm, burst_s), has_headers=True, has_retry_after=True)
+    tally = simulation.run(END_S)
+    assert tally.used(START_S, END_S) >= 0.98 * 2 * PER_MINUTE
+    assert tally.refused_share(START_S, END_S) <= 0.005
+
+
+@pytest.mark.parametrize("burst_s", [60.0, 1.0])
+def test_an_unknown_limit_is_learned_and_used_with_few_refusals(
+    algorithm: Algorithm, burst_s: float
+) -> None:
+    tally = Simulation(requests(algorithm, burst_s)).run(END_S)
+    assert tally.used(START_S, END_S) >= 0.96 * 2 * PER_MINUTE
+    assert tally.refused_share(START_S, END_S) <= 0.005
+
+
+@pytest.mark.parametrize("counts", ["estimate", "usage"])
+def test_a_token_limit_taught_by_headers_is_used_however_tokens_are_counted(
+    algorithm: Algorithm, counts: TokenCount
+) -> None:
+    upstream = Upstream(tokens_per_minute=TOKENS_PER_MINUTE, algorithm=algorithm, tpm_counts=counts)
+    tally = Simulation(
+        upstream,
+        has_headers=True,
+        has_retry_after=True,
+        counts_usage=counts == "usage",
+        size=varied,
+    ).run(END_S)
+    assert tally.used(START_S, END_S, tokens=True) >= 0.98 * 2 * TOKENS_PER_MINUTE
+    assert tally.refused_share(START_S, END_S) <= 0.005
+
+
+def test_a_declared_token_limit_is_used(algorithm: Algorithm) -> None:
+    upstream = Upstream(
+        tokens_per_minute=TOKENS_PER_MINUTE, algorithm=algorithm, tpm_counts="usage"
+    )
+    declared = Declared(tokens_per_minute=TOKENS_PER_MINUTE)
+    tally = Simulation(upstream, declared=declared, counts_usage=True, size=varied).run(END_S)
+    assert tally.used(START_S, END_S, tokens=True) >= 0.98 * 2 * TOKENS_PER_MINUTE
+    assert tally.refused_share(START_S, END_S) <= 0.005
+
+
+def test_an_unknown_token_limit_is_learned_in_requests_and_used(algorithm: Algorithm) -> None:
+    # Requests of different sizes make the amount of a window vary: more are refused at its end.
+    limit = 2 * TOKENS_PER_MINUTE
+    upstream = Upstream(tokens_per_minute=limit, algorithm=algorithm, tpm_counts="usage")
+    tally = Simulation(upstream, counts_usage=True, size=varied).run(END_S)
+    assert tally.used(START_S, END_S, tokens=True) >= 0.96 * 2 * limit
+    assert tally.refused_share(START_S, END_S) <= 0.02
+
+
+@pytest.mark.parametrize("has_headers", [True, False])
+def test_twenty_seconds_after_a_limit_comes_back_it_is_used_again(
+    algorithm: Algorithm, has_headers: bool
+) -> None:
+    upstream = requests(algorithm, 1.0)
+    tally = Simulation(
+        upstream,
+        has_headers=has_headers,
+        has_retry_after=has_headers,
+        steps=[(50.0, lambda: rescale(upstream, 0.5)), (95.0, lambda: rescale(upstream, 2.0))],
+    ).run(END_S)
+    per_s = PER_MINUTE / 60
+    assert tally.used(70, 95) >= 0.96 * 25 * per_s / 2
+    assert tally.used(115, END_S) >= 0.95 * 20 * per_s
