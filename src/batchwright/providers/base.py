@@ -29,6 +29,10 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     timeout_s: float  # for the whole call; the transport enforces it
     answer_bytes_max: int  # cap on the decoded answer
 
+    def __repr__(self) -> str:
+        """Without headers, which hold the key, and without what the caller said."""
+        return f"Call(method={self.method!r}, url={self.url!r}, {len(self.body)} bytes)"
+
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
     """A complete HTTP answer. Header names are lower case."""
