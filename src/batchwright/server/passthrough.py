@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 import structlog
@@ -33,10 +33,12 @@ from batchwright.server.upstream import (
     is_fit,
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 log = structlog.get_logger()
 
+AT_ONCE_BYTES = 64 * 2**10  # about 10 ms, however odd; 16 MiB may take three seconds
 DEFAULT_MODELS = {"/v1/moderations": "omni-moderation-latest"}  # where the body may name none
 
 
@@ -75,7 +77,7 @@ async def _asked(request: Request, services: Services, live: LiveCall) -> tuple[
     """The call that a request wants made, where to, and whether its answer is to be streamed."""
     body = await _read_body(request, services, live)
     path = request.scope["path"]
-    named = _read(body)
+    named = await _worked(_read, body)
     model = named.model or DEFAULT_MODELS.get(path)
     if not model:
         raise UsageError(
@@ -84,8 +86,18 @@ async def _asked(request: Request, services: Services, live: LiveCall) -> tuple[
             code="missing_required_parameter",
         )
     route = find_route(services.engine.router, model)
-    call = route.provider.prepare(path, with_model(body, named.model or "", route.model))
+    body = await _worked(with_model, body, named.model or "", route.model)
+    call = route.provider.prepare(path, body)
     return route, call, bool(named.stream)
+
+
+async def _worked(
+    work: Callable[Concatenate[bytes, P], T], body: bytes, *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """`work` on a body; in a thread where it is so large that all others might wait for it."""
+    if len(body) <= AT_ONCE_BYTES:
+        return work(body, *args, **kwargs)
+    return await asyncio.to_thread(work, body, *args, **kwargs)
 
 
 async def _read_body(request: Request, services: Services, live: LiveCall) -> bytes:

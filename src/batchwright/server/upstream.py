@@ -1,6 +1,7 @@
 """What a provider's answer may be for it to be handed on, and what is said instead of another.
 
-A redirect is not followed, so its body says nothing. A type that a browser would run is never
+A redirect is not followed, so its body says nothing. A 401 is about the server's own key, not
+about that of the client, and may quote it. A type that a browser would run is never
 handed on under our own address; a proxy's error page keeps its status and becomes an error body.
 """
 
@@ -17,6 +18,7 @@ EVENT_STREAM = "text/event-stream"
 QUOTED_BYTES = 2**10
 """So much of a body that is not handed on is quoted."""
 
+_KEY_REFUSED = 401
 _COPIED = ("content-type", "x-request-id", "retry-after", "retry-after-ms", "x-should-retry")
 _COPIED_PREFIXES = ("x-ratelimit-", "openai-")
 _TYPES = (
@@ -43,7 +45,7 @@ def copied_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 def is_fit(status: int, headers: Mapping[str, str]) -> bool:
     """Whether an answer is handed on as it is."""
-    if 300 <= status < 400:
+    if 300 <= status < 400 or status == _KEY_REFUSED:
         return False
     kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     return kind in _TYPES or kind.endswith("+json") or kind.startswith(_TYPE_PREFIXES)
@@ -54,6 +56,9 @@ def instead_of(status: int, headers: Mapping[str, str], body: bytes) -> Response
     if 300 <= status < 400:
         message = f"The provider answered a redirect to {_host(headers)}, which is not followed."
         return _error(502, message, "upstream_redirected", {"x-should-retry": "false"})
+    if status == _KEY_REFUSED:
+        message = "The provider refused the key that this server has for it (HTTP 401)."
+        return _error(502, message, "upstream_key_refused", {"x-should-retry": "false"})
     if status < 300:
         kind = headers["content-type"][:100]
         message = f"The provider answered {status} with the type {kind!r}, which is not handed on."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import openai
@@ -11,6 +12,7 @@ import pytest
 
 from batchwright.domain.errors import Ambiguous, NotSent
 from batchwright.providers.base import Answer, Call
+from batchwright.server import passthrough
 from batchwright.server.settings import ServerSettings
 
 from .conftest import MODEL, running_server
@@ -243,6 +245,46 @@ async def test_a_redirect_is_told_and_not_handed_on(server: Any) -> None:
         assert f"a redirect to {said}, which is not followed" in error["message"]
         assert answer.headers["x-should-retry"] == "false"
         assert "location" not in answer.headers
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_refusal_of_the_servers_own_key_is_not_handed_on(
+    server: Any, is_streamed: bool
+) -> None:
+    quoted = b'{"error": {"message": "Incorrect API key provided: sk-ours"}}'
+    server.upstream.answer = lambda call: Answer(401, {"content-type": "application/json"}, quoted)
+    server.upstream.stream_status, server.upstream.stream_type = 401, "application/json"
+    server.upstream.events = asyncio.Queue()
+    server.upstream.events.put_nowait(quoted)
+    server.upstream.events.put_nowait(None)
+    async with server.http() as http:
+        answer = await http.post(
+            "/v1/chat/completions", json={"model": MODEL, "stream": is_streamed}
+        )
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_key_refused")
+    assert answer.headers["x-should-retry"] == "false"
+    assert b"sk-ours" not in answer.content
+
+
+async def test_a_large_body_is_read_in_a_thread_and_goes_out_as_it_came(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    read = passthrough._read
+
+    def noted(body: bytes) -> Any:
+        threads.append(threading.get_ident())
+        return read(body)
+
+    monkeypatch.setattr(passthrough, "_read", noted)
+    bodies = [b'{"model":"%b","x":"%b"}' % (MODEL.encode(), b"x" * size) for size in (9, 2**20)]
+    async with server.http() as http:
+        for body in bodies:
+            await http.post("/v1/chat/completions", content=body)
+
+    assert [call.body for call in server.upstream.calls] == bodies
+    assert [thread == threading.get_ident() for thread in threads] == [True, False]
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
