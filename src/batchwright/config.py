@@ -105,6 +105,21 @@ class LimitsConfig:
         number(0.1, 1_000_000, or_none=True),
         "API requests per second and tenant, pass-through calls apart; 0: no limit.",
     )
+    stored_gb: int | None = setting(
+        50,
+        whole(1, 1_000_000, or_none=True),
+        "Files that a tenant may store, result files too, in GiB; 0: no limit.",
+    )
+    live_calls: int | None = setting(
+        500,
+        whole(1, COUNT_MAX, or_none=True),
+        "Pass-through calls of a tenant at a time, those that wait too; 0: no limit.",
+    )
+    live_mb: int | None = setting(
+        256,
+        whole(1, 1_000_000, or_none=True),
+        "Bodies of these calls of a tenant, held in memory, in MiB; 0: no limit.",
+    )
     max_attempts: int = setting(
         5, whole(1, 100), "How often a request is tried before it counts as failed."
     )

@@ -255,11 +255,18 @@ def server_settings(config: Config, *, rehearse: bool = False) -> ServerSettings
         call_body_bytes_max=limits.line_mb * 2**20,
         extra_endpoints=limits.extra_endpoints,
         requests_per_s_per_tenant=limits.requests_per_s,
+        stored_bytes_per_tenant=_bytes_of(limits.stored_gb, 2**30),
+        live_calls_per_tenant=limits.live_calls,
+        live_bytes_per_tenant=_bytes_of(limits.live_mb, 2**20),
         public_url=config.server.public_url,
         rehearse=rehearse,
         address_is_client=not config.server.behind_proxy,
         connections_per_address_max=None if is_shared else CONNECTIONS_PER_ADDRESS_MAX,
     )
+
+
+def _bytes_of(number: int | None, unit_bytes: int) -> int | None:
+    return None if number is None else number * unit_bytes
 
 
 def _quiet_server(settings: uvicorn.Config) -> uvicorn.Server:

@@ -38,6 +38,8 @@ async def create_file(context: UserContext) -> Response:
     ) as spooled:
         made, ttl = _file(context, draft.id, spooled)
         claim = context.idempotency(idempotency_key, _fingerprint(made, ttl))
+        if claim is None or await context.tenants.find_claimed_file(context.tenant, claim) is None:
+            await context.check_stored(made.size_bytes)
         extents = [Extent(spooled.key, 0, spooled.size_bytes)]
         file = await context.tenants.create_file(context.tenant, made, extents, claim)
     if file.id != made.id:

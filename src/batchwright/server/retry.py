@@ -43,6 +43,7 @@ async def retry_batch(
         )
     engine.check_room()
     await context.services.open_batches.check(tenant)
+    await context.check_stored()
     file = await _failed_requests(context, batch)
     try:
         made = await engine.create_batch(

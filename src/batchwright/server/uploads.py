@@ -39,6 +39,7 @@ router = APIRouter(prefix="/v1/uploads")
 async def create_upload(context: UserContext) -> Response:
     """Announce a file that will come in parts, within an hour."""
     upload = _announced(context, await context.read_object())
+    await context.check_stored(upload.size_bytes)
     await context.tenants.create_upload(context.tenant, upload)
     return reply(upload_wire(upload, upload.created_at, None))
 
@@ -76,7 +77,7 @@ async def complete_upload(upload_id: str, context: UserContext) -> Response:
         file = await _file_of(context, upload, upload.file_id, part_ids)
         return reply(upload_wire(upload, context.engine.runtime.now(), file))
     _check_not_ended(context, upload)
-    extents = _extents(await _ordered_parts(context, upload, part_ids))
+    extents = _extents(await ordered_parts(context, upload, part_ids))
     await _check_content(context, upload, extents, body.get("md5"))
     file = context.engine.new_file(
         context.tenant,
@@ -140,16 +141,17 @@ def _check_not_ended(context: Context, upload: Upload) -> None:
 
 async def _check_takes(context: Context, upload: Upload, size_bytes: int) -> None:
     """Raises where a part more would keep much more than was announced: some may be sent twice."""
-    parts = await context.tenants.get_parts(context.tenant, upload.id)
-    if len(parts) >= PARTS_MAX:
+    count, kept_bytes = await context.tenants.sum_parts(context.tenant, upload.id)
+    if count >= PARTS_MAX:
         raise UsageError(f"The upload {upload.id} has {PARTS_MAX:,} parts; it takes no more.")
-    if sum(part.size_bytes for part in parts) + size_bytes > SENT_TIMES_MAX * upload.size_bytes:
+    if kept_bytes + size_bytes > SENT_TIMES_MAX * upload.size_bytes:
         raise UsageError(
             f"The parts of the upload {upload.id} would pass {SENT_TIMES_MAX} times the "
             f"{upload.size_bytes} bytes that were announced.",
             param="data",
             code="invalid_value",
         )
+    await context.check_stored(size_bytes)
 
 
 async def _file_of(context: Context, upload: Upload, file_id: str, part_ids: Sequence[str]) -> File:
@@ -159,7 +161,8 @@ async def _file_of(context: Context, upload: Upload, file_id: str, part_ids: Seq
     if not all(part_id in parts for part_id in part_ids):
         raise ended
     try:
-        file = await context.tenants.get_file(upload.tenant, file_id)
+        now = context.engine.runtime.now()
+        file = await context.tenants.get_file(upload.tenant, file_id, now=now)
         extents = await context.tenants.get_extents(upload.tenant, file_id)
     except NotFound:
         raise ended from None
@@ -179,25 +182,26 @@ def _part_ids(body: Mapping[str, Any]) -> list[str]:
     return [text(part_id, f"part_ids[{at}]") for at, part_id in enumerate(given)]
 
 
-async def _ordered_parts(context: Context, upload: Upload, ids: Sequence[str]) -> list[Part]:
+async def ordered_parts(context: Context, upload: Upload, ids: Sequence[str]) -> list[Part]:
     """The parts of an upload in the order of `ids`; together they have the announced size."""
     known = {part.id: part for part in await context.tenants.get_parts(context.tenant, upload.id)}
+    parts: dict[str, Part] = {}
     for at, part_id in enumerate(ids):
-        if part_id not in known or part_id in ids[:at]:
+        if part_id not in known or part_id in parts:
             raise UsageError(
                 f"'{part_id[:100]}' is no part of this upload, or is named twice.",
                 param=f"part_ids[{at}]",
                 code="invalid_value",
             )
-    parts = [known[part_id] for part_id in ids]
-    size_bytes = sum(part.size_bytes for part in parts)
+        parts[part_id] = known[part_id]
+    size_bytes = sum(part.size_bytes for part in parts.values())
     if size_bytes != upload.size_bytes:
         raise UsageError(
             f"The parts have {size_bytes} bytes, but {upload.size_bytes} were announced.",
             param="part_ids",
             code="invalid_value",
         )
-    return parts
+    return list(parts.values())
 
 
 async def _check_content(

@@ -57,6 +57,13 @@ class TenantStore(Protocol):
         """
         ...
 
+    async def find_claimed_file(self, tenant: str, idempotency: Idempotency) -> File | None:
+        """The file that an idempotency key has made; None if it made none, or that is gone.
+
+        Raises `Conflict` if it was for another request.
+        """
+        ...
+
     async def get_file(self, tenant: str, file_id: str, *, now: float | None = None) -> File:
         """Raises `NotFound` for an unknown or deleted file, and for one that has expired at
         `now`; without `now`, for one that `EngineStore.expire` has hidden."""

@@ -78,13 +78,24 @@ class MemoryStore:
         extents: Sequence[Extent],
         idempotency: Idempotency | None = None,
     ) -> File:
-        earlier = self._claimed_file(tenant, idempotency)
-        if earlier is not None:
-            return earlier
+        if idempotency is not None:
+            earlier = await self.find_claimed_file(tenant, idempotency)
+            if earlier is not None:
+                return earlier
         file = replace(file, tenant=tenant)
         self._insert_files([(file, extents)])
         self._claim(tenant, "file", idempotency, file.id)
         return file
+
+    async def find_claimed_file(self, tenant: str, idempotency: Idempotency) -> File | None:
+        if (tenant, "file", idempotency.key) not in self._idempotency:
+            return None
+        _, file_id = self._idempotency[tenant, "file", idempotency.key]
+        stored = self._find_file(tenant, file_id, idempotency.created_at)
+        if stored is None:
+            return None  # the next claim takes the place of this one
+        self._claimed(tenant, "file", idempotency)
+        return stored.file
 
     async def get_file(self, tenant: str, file_id: str, *, now: float | None = None) -> File:
         return self._file(tenant, file_id, now).file
@@ -339,17 +350,6 @@ class MemoryStore:
         if upload.status != "pending":
             raise refusals.not_pending(upload)
         return upload
-
-    def _claimed_file(self, tenant: str, claim: Idempotency | None) -> File | None:
-        """The file that an idempotency key has made. A key whose file is gone is as new."""
-        if claim is None or (tenant, "file", claim.key) not in self._idempotency:
-            return None
-        _, file_id = self._idempotency[tenant, "file", claim.key]
-        stored = self._find_file(tenant, file_id, claim.created_at)
-        if stored is None:
-            return None  # the new claim takes the place of the old one
-        self._claimed(tenant, "file", claim)
-        return stored.file
 
     def _claimed(self, tenant: str, kind: str, claim: Idempotency) -> str | None:
         """The object that an idempotency key has made already."""

@@ -9,7 +9,9 @@ from typing import Any
 import openai
 import pytest
 
-from .conftest import chat_lines, ended
+from batchwright.server.settings import ServerSettings
+
+from .conftest import chat_lines, ended, running_server
 
 
 async def test_parts_that_come_side_by_side_become_one_file_in_the_given_order(
@@ -101,6 +103,41 @@ async def test_parts_are_bounded_by_what_was_announced(server: Any, monkeypatch:
     assert larger.value.status_code == 413
     assert passed.value.param == "data"
     assert len(kept) == 2
+
+
+async def test_a_tenant_stores_only_so_much_in_uploads_and_files(tmp_path: Any) -> None:
+    settings = ServerSettings(stored_bytes_per_tenant=1_000)
+    async with (
+        running_server(tmp_path, settings) as server,
+        server.openai() as client,
+        server.openai("other") as other,
+    ):
+        announced: dict[str, Any] = {
+            "filename": "a",
+            "mime_type": "text/plain",
+            "purpose": "user_data",
+        }
+        upload = await client.uploads.create(bytes=600, **announced)
+        part = await client.uploads.parts.create(upload.id, data=b"x" * 600)
+        await client.uploads.complete(upload.id, part_ids=[part.id])
+        second = await client.uploads.create(bytes=400, **announced)
+        kept = server.blobs_on_disk()
+        with pytest.raises(openai.RateLimitError, match="600 bytes are stored") as refused:
+            await client.uploads.create(bytes=401, **announced)
+        filling = await client.files.create(file=b"x" * 100, purpose="user_data")
+        for refused_call in (
+            client.uploads.parts.create(second.id, data=b"x" * 301),
+            client.files.create(file=b"x" * 301, purpose="user_data"),
+        ):
+            with pytest.raises(openai.RateLimitError):
+                await refused_call
+        left = server.blobs_on_disk()
+        await other.files.create(file=b"x" * 301, purpose="user_data")
+        await client.files.delete(filling.id)
+        await client.uploads.parts.create(second.id, data=b"x" * 400)
+
+    assert refused.value.response.headers["x-should-retry"] == "false"
+    assert left == sorted([*kept, f"files/{filling.id}"])
 
 
 async def test_what_completed_an_upload_says_so_again_and_all_else_conflicts(server: Any) -> None:

@@ -286,7 +286,11 @@ class TestIdempotency:
         await store.create_file(
             T, a_file("file-1"), extents_of("a"), Idempotency("key", "print", 0.0)
         )
+        assert await store.find_claimed_file(T, Idempotency("key", "print", 0.0)) is not None
+        with pytest.raises(Conflict):
+            await store.find_claimed_file(T, Idempotency("key", "other", 0.0))
         await store.delete_file(T, "file-1")
+        assert await store.find_claimed_file(T, Idempotency("key", "other", 0.0)) is None
 
         again = await store.create_file(
             T, a_file("file-2", expires_at=5.0), [], Idempotency("key", "other", 1.0)

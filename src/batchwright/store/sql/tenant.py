@@ -67,6 +67,12 @@ class SqlTenantStore(SqlPart):
         return file
 
     @reading
+    async def find_claimed_file(
+        self, connection: AsyncConnection, tenant: str, idempotency: Idempotency
+    ) -> File | None:
+        return await _claimed_file(connection, tenant, idempotency)
+
+    @reading
     async def get_file(
         self, connection: AsyncConnection, tenant: str, file_id: str, *, now: float | None = None
     ) -> File:
@@ -322,13 +328,12 @@ async def _change_upload(connection: AsyncConnection, upload: Upload) -> Upload:
 async def _claimed_file(
     connection: AsyncConnection, tenant: str, claim: Idempotency
 ) -> File | None:
-    """The file that an idempotency key has made. A key whose file is gone is forgotten."""
+    """The file that an idempotency key has made. A key whose file is gone is as new."""
     earlier = await _find_claim(connection, tenant, "file", claim)
     if earlier is None:
         return None
     file = await find_file(connection, tenant, earlier.object_id, now=claim.created_at)
     if file is None:
-        await connection.execute(delete(idempotency).where(*_of_claim(tenant, "file", claim)))
         return None
     _require_same_request(earlier, claim)
     return file
@@ -365,7 +370,8 @@ def _require_same_request(earlier: AnyRow, claim: Idempotency) -> None:
 async def _claim(
     connection: AsyncConnection, tenant: str, kind: str, claim: Idempotency, object_id: str
 ) -> None:
-    """Keep an idempotency key for a new object."""
+    """Keep an idempotency key for a new object, in place of one whose file is gone."""
+    await connection.execute(delete(idempotency).where(*_of_claim(tenant, kind, claim)))
     row = {"tenant": tenant, "kind": kind, "object_id": object_id, **values_of(claim)}
     await connection.execute(insert(idempotency).values(row))
 
