@@ -20,6 +20,7 @@ from sandbox_process import SandboxProcess
 REQUESTS = 400
 CONCURRENCY = 100
 SLOTS = CONCURRENCY + 256
+CALLS_WITHIN_S = 30.0
 CHAT = "/v1/chat/completions"
 
 
@@ -38,6 +39,10 @@ class RunProcess:
             text=True,
         )
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def send(self, number: int) -> None:
         self._process.send_signal(number)
 
@@ -47,6 +52,11 @@ class RunProcess:
             if text in line:
                 return
         raise AssertionError(f"it never said {text!r}")
+
+    def said(self) -> str:
+        """All that it said, once it is made to end."""
+        self._process.kill()
+        return self.end()[1]
 
     def end(self) -> tuple[int, str]:
         """The exit code, and what it said."""
@@ -73,15 +83,21 @@ def write_requests(folder: Path, *, model: str = "m", count: int = REQUESTS) -> 
             file.write(json.dumps(line) + "\n")
 
 
-def wait_for_calls(ledger: Path, count: int) -> None:
-    """Read the ledger as it grows, until so many calls have reached the provider."""
+def wait_for_calls(run: RunProcess, ledger: Path, count: int) -> None:
+    """Read the ledger as it grows, until so many calls of a run have reached the provider."""
     seen = 0
+    give_up_at = time.monotonic() + CALLS_WITHIN_S
     with _opened(ledger) as file:
         while seen < count:
+            has_ended = run.has_ended  # asked before the last look
             chunk = file.read(1 << 16)
             seen += chunk.count(b"\n")
-            if not chunk:
-                time.sleep(0.005)  # two cores: leave them to those that we wait for
+            if chunk:
+                continue
+            if has_ended or time.monotonic() > give_up_at:
+                ended = "it has ended" if has_ended else f"in {CALLS_WITHIN_S} s"
+                raise AssertionError(f"{seen} of {count} calls came, {ended}: {run.said()}")
+            time.sleep(0.005)  # two cores: leave them to those that we wait for
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -95,7 +111,7 @@ def test_stopped_gracefully_and_resumed_nothing_is_lost_and_nothing_asked_twice(
     write_requests(tmp_path)
 
     first = RunProcess(tmp_path)
-    wait_for_calls(sandbox.ledger_path, REQUESTS // 3)
+    wait_for_calls(first, sandbox.ledger_path, REQUESTS // 3)
     first.send(signal.SIGINT)
     code, said = first.end()
     is_written = (tmp_path / "out.jsonl").exists()
@@ -118,7 +134,7 @@ def test_killed_and_resumed_nothing_is_lost_and_repeats_are_at_most_the_slots_an
     write_requests(tmp_path)
 
     first = RunProcess(tmp_path)
-    wait_for_calls(sandbox.ledger_path, REQUESTS // 2)
+    wait_for_calls(first, sandbox.ledger_path, REQUESTS // 2)
     first.send(signal.SIGKILL)
     first.end()
     code, said = RunProcess(tmp_path).end()
@@ -142,7 +158,7 @@ def test_sigterm_stops_as_ctrl_c_does_and_the_next_signal_leaves_at_once(
     write_requests(tmp_path, model="sandbox/hold", count=5)
 
     process = RunProcess(tmp_path)
-    wait_for_calls(sandbox.ledger_path, 5)
+    wait_for_calls(process, sandbox.ledger_path, 5)
     process.send(signal.SIGTERM)
     process.wait_until_it_says("Ctrl-C again leaves at once")
     process.send(signal.SIGINT)
@@ -162,7 +178,7 @@ def test_a_run_whose_model_is_not_served_at_the_moment_waits_for_the_next_time(
     served = settings.read_text()
 
     first = RunProcess(tmp_path)
-    wait_for_calls(sandbox.ledger_path, 100)
+    wait_for_calls(first, sandbox.ledger_path, 100)
     first.send(signal.SIGKILL)
     first.end()
     settings.write_text(served.replace('"sandbox/*"', '"other"'))
