@@ -43,7 +43,6 @@ def set_rate(bucket: Bucket, rate_per_s: float, burst: float, now: float) -> Non
     _refill(bucket, now)
     bucket.rate_per_s = rate_per_s
     bucket.burst = burst
-    # What a single large request still owes is owed no longer than the burst's own time.
     bucket.level = min(bucket.level, burst)
 
 

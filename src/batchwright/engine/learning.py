@@ -14,6 +14,10 @@ The limit is learned in requests. Theory of operation, by mode:
   opening to the next it accepted that much: the same is sent again, a little more slowly each
   time, and then a few calls more try whether the amount has grown.
 
+A limit that keeps no stock and was not used fully between two refusals has a rate above what was
+accepted in between: that of the last seconds. Which of the two it is shows at the next refusal,
+and is remembered (`stock_votes`).
+
 A refusal is a signal only if its call was sent after the last cut: at most one per round trip.
 """
 
@@ -59,7 +63,7 @@ TRIAL_SHARE = 0.005  # calls beyond the known amount that may be out at once
 BURST_S = 0.05
 MEMORY_S = 60.0  # how far back a first window can have begun
 WAIT_S_MAX = 3600.0
-_RATE_MIN_PER_S = 1 / WAIT_S_MAX
+_RATE_MIN_PER_S = 1 / PROBE_S_MAX  # as often as a silent limit is probed
 
 
 class Mode(Enum):
@@ -343,7 +347,9 @@ def _hold_at(learned: Learned, rate: float, now: float) -> None:
     learned.strikes = 0
     learned.floor_rate = learned.judge_at = learned.until = learned.quiet_s = 0.0
     learned.step = STEP
-    learned.step_at = now + max(HOLD_S, 4 * learned.round_trip_s, 5 / learned.refused_rate)
+    learned.step_at = now + max(
+        HOLD_S, 4 * learned.round_trip_s, min(5 / learned.refused_rate, 60.0)
+    )
     learned.was_short = False
     _pace(learned, learned.refused_rate * CUT, now)
 

@@ -1,4 +1,4 @@
-"""The limits of an account: what passes, what is learned, what holds back; nothing absurd stalls."""
+"""The limits of an account: what passes, what is learned, what binds; nothing absurd stalls it."""
 
 from __future__ import annotations
 
