@@ -12,9 +12,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text("old")
 
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(FileNotFoundError), replacing(path) as temporary:
+        temporary.write_text((tmp_path / "none").read_text())
 
     assert (path.read_text(), list(tmp_path.iterdir())) == ("old", [path])
     with replacing(path) as temporary:
@@ -55,9 +54,13 @@ async def test_a_coroutine_does_the_same(tmp_path: Path) -> None:
     async with replacing_async(path) as temporary:
         temporary.write_text("new")
 
-    with pytest.raises(RuntimeError):
-        async with replacing_async(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
+    with pytest.raises(FileNotFoundError):
+        await fail_half_way(path)
 
     assert (path.read_text(), list(tmp_path.iterdir())) == ("new", [path])
+
+
+async def fail_half_way(path: Path) -> None:
+    async with replacing_async(path) as temporary:
+        temporary.write_text("half")
+        raise FileNotFoundError

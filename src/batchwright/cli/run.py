@@ -75,7 +75,10 @@ def run(
         typer.Option("--restart", help="Forget what is done, also what was paid, and begin anew."),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Overwrite an OUTPUT that is not from a run.")
+        bool,
+        typer.Option(
+            "--force", help="Overwrite an OUTPUT that no run wrote, or that was changed since."
+        ),
     ] = False,
     config: ConfigFile = None,
     as_json: Json = False,

@@ -63,11 +63,17 @@ class RunCommand:
     def work(self, *, restart: bool, force: bool) -> int:
         """Run it, or go on with it; returns the exit code."""
         with quiet_logs(), open_state(state_folder_of(self._job.paths[0])) as state:
-            manifest = settle_state(self._job, state, restart=restart, force=force)
+            manifest = settle_state(
+                self._job,
+                state,
+                restart=restart,
+                force=force,
+                retry_failed=self._retry_failed,
+            )
             return self._run(state, manifest)
 
     def _run(self, state: RunState, manifest: Manifest) -> int:
-        if manifest.is_finished and not self._may_retry(manifest):
+        if manifest.is_finished and not (self._retry_failed and manifest.has_failures):
             return self._say_finished(manifest)
         if manifest.is_sent and not manifest.is_finished:
             note(f"going on with {self._job.paths[0]}: what is answered is not asked again")
@@ -75,14 +81,12 @@ class RunCommand:
             ended = _in_loop(self._work(state, manifest, display))
         return self._say_stopped(ended) if isinstance(ended, Stopped) else self._say_summary(ended)
 
-    def _may_retry(self, manifest: Manifest) -> bool:
-        return self._retry_failed and bool(manifest.summary.get("failed"))
-
     async def _work(
         self, state: RunState, manifest: Manifest, display: Display
     ) -> Summary | Stopped:
         stop = asyncio.Event()
-        config = config_for_run(self._config, state, concurrency=self._concurrency)
+        data_dir = state.data_dir(manifest)
+        config = config_for_run(self._config, data_dir, concurrency=self._concurrency)
         with _signals(stop, display, config.limits.grace_s):
             try:
                 summary, _ = await run_job(

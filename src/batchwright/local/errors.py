@@ -33,3 +33,7 @@ class Stopped(BatchwrightError):
 
 class Stalled(BatchwrightError):
     """No provider answers, from the very start; the run can be resumed."""
+
+
+class InputChanged(BatchwrightError):
+    """The input is not what it was when the run was planned; what is answered is kept."""

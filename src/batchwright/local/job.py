@@ -16,6 +16,7 @@ import msgspec
 
 from batchwright.domain.errors import UsageError
 from batchwright.local.merge import Settled
+from batchwright.local.source import Source
 from batchwright.local.summary import Causes
 from batchwright.tables import (
     InputForm,
@@ -26,7 +27,6 @@ from batchwright.tables import (
     RunIdentity,
     Table,
     error_path_of,
-    hash_file,
     open_table,
     override_model,
     plan_output,
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 CHAT_URL = "/v1/chat/completions"
 EMBEDDINGS_URL = "/v1/embeddings"
+_PUT_BACK = "put it back and run the same command again; the answers are kept"
+_AGAIN = "nothing was sent; run the same command again"
 _UNPRICED = b'"cost_usd":null}}'  # how a result line of our engine ends without a price
 
 
@@ -119,6 +121,7 @@ class RowsJob:
     output: OutputPlan
     identity: RunIdentity
     prefix: str
+    source: Source | None  # None: rows in memory
     unit: str = "row"
 
     @property
@@ -134,20 +137,26 @@ class RowsJob:
         return (self.output.path,)
 
     def request_lines(self) -> Iterator[bytes]:
-        return request_lines(self.table, self.plan)
+        lines = request_lines(self.table, self.plan)
+        return lines if self.source is None else self.source.unchanged(lines, advice=_AGAIN)
 
     def write(self, results: Iterable[Settled], causes: Causes) -> None:
-        write_output(self.table, self.output, _rows_of(self.url, results, causes))
+        write_output(self.table, self.output, self._rows(results, causes))
 
     def frame(self, results: Iterable[Settled], causes: Causes) -> pl.DataFrame:
-        return result_frame(self.table, self.output, _rows_of(self.url, results, causes))
+        return result_frame(self.table, self.output, self._rows(results, causes))
+
+    def _rows(self, results: Iterable[Settled], causes: Causes) -> Iterator[RowResult]:
+        """A result for each row. Who takes them all knows that the table is what it was."""
+        rows = _rows_of(self.url, results, causes)
+        return rows if self.source is None else self.source.unchanged(rows, advice=_PUT_BACK)
 
 
 @dataclass(frozen=True, slots=True)
 class LinesJob:
     """A file of ready requests."""
 
-    form: InputForm
+    source: Source
     output: Path
     identity: RunIdentity
     url: str
@@ -161,8 +170,11 @@ class LinesJob:
         return (self.output, error_path_of(self.output))
 
     def request_lines(self) -> Iterator[bytes]:
+        return self.source.unchanged(self._request_lines(), advice=_AGAIN)
+
+    def _request_lines(self) -> Iterator[bytes]:
         left = self.limit
-        for _, line in read_lines(self.form.path, keep_blank=True):
+        for _, line in read_lines(self.source.path, keep_blank=True):
             if line.strip() and left is not None:
                 if left == 0:
                     return
@@ -230,8 +242,9 @@ def plan_file(source: Path, output: Path, options: RunOptions) -> RowsJob | Line
         return _plan_lines(form, output, options)
     _require_rows_options(form, options)
     plan = _request_plan(options)
+    found = Source.read(source)
     table = open_table(form, limit=options.limit)
-    return _rows_job(table, plan, output, options, hash_file(source), source)
+    return _rows_job(table, plan, output, options, (found.size_bytes, found.sha256), found)
 
 
 def plan_rows(rows: Rows, output: Path, options: RunOptions) -> RowsJob:
@@ -262,17 +275,17 @@ def _rows_job(
     output: Path,
     options: RunOptions,
     content: tuple[int, str],
-    source: Path | None,
+    source: Source | None,
 ) -> RowsJob:
     planned = plan_output(
         output,
         table.columns,
         is_embedding=plan.embed is not None,
         prefix=options.prefix,
-        source=source,
+        source=None if source is None else source.path,
     )
     request_lines(table, plan)  # raises where the prompt does not fit the columns
-    return RowsJob(table, plan, planned, _identity(content, options), options.prefix)
+    return RowsJob(table, plan, planned, _identity(content, options), options.prefix, source)
 
 
 def _plan_lines(form: InputForm, output: Path, options: RunOptions) -> LinesJob:
@@ -284,8 +297,9 @@ def _plan_lines(form: InputForm, output: Path, options: RunOptions) -> LinesJob:
                 param=name,
             )
     path = plan_result_lines(output, source=form.path)
-    identity = _identity(hash_file(form.path), options)
-    return LinesJob(form, path, identity, url_of(form), options.model, options.limit)
+    source = Source.read(form.path)
+    identity = _identity((source.size_bytes, source.sha256), options)
+    return LinesJob(source, path, identity, url_of(form), options.model, options.limit)
 
 
 def _require_rows_options(form: InputForm, options: RunOptions) -> None:

@@ -153,11 +153,18 @@ class _Call:
         return plan_rows(self._data, output, self._options)
 
     async def _run(self, job: Job, state: RunState, is_kept: bool) -> pl.DataFrame:
-        manifest = settle_state(job, state, restart=self._restart, force=self._force)
+        manifest = settle_state(
+            job,
+            state,
+            restart=self._restart,
+            force=self._force,
+            retry_failed=self._retry_failed,
+        )
 
         def deliver(read: Callable[[], Iterator[Settled]], causes: Causes) -> pl.DataFrame:
             frame = job.frame(read(), causes)
-            if is_kept:
+            # As the state has it now: a retry takes it back that the output is finished.
+            if is_kept and not (manifest.is_finished and (state.load() or manifest).is_finished):
                 job.write(read(), Causes())
             return frame
 
@@ -167,7 +174,9 @@ class _Call:
                 state,
                 manifest,
                 deliver,
-                config=config_for_run(self._config, state, concurrency=self._concurrency),
+                config=config_for_run(
+                    self._config, state.data_dir(manifest), concurrency=self._concurrency
+                ),
                 controls=Controls(observer=_shown_on(bar), stop=asyncio.Event()),
                 retry_failed=self._retry_failed,
             )

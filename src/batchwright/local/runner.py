@@ -7,13 +7,15 @@ begin ─► run the batch ─► (retry the failures) ─► write the output
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial, reduce
+from pathlib import Path
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 
+from batchwright.blobs.base import read_extents
 from batchwright.config import Config
 from batchwright.domain.batch import Batch, Status
 from batchwright.domain.batch_error import BatchError
@@ -21,13 +23,15 @@ from batchwright.domain.errors import Damaged, StorageError, UsageError
 from batchwright.domain.key import DEFAULT_TENANT
 from batchwright.domain.usage import NO_USAGE, Usage
 from batchwright.engine.results import ResultIndex
+from batchwright.engine.routing import ModelCheck
 from batchwright.engine.supervisor import Supervisor
+from batchwright.engine.validate import ValidationRules, Validator
 from batchwright.local.errors import InvalidInput, Stalled, Stopped
 from batchwright.local.job import Job
 from batchwright.local.merge import Settled, is_error_key, pulled, windows
 from batchwright.local.progress import Gauge, Observer
 from batchwright.local.requests import Written, write_chosen, write_requests
-from batchwright.local.state import Manifest, RunState
+from batchwright.local.state import FileMark, Manifest, RunState, mark_of
 from batchwright.local.summary import Causes, Summary
 from batchwright.wiring import Node, open_node
 
@@ -50,31 +54,58 @@ class Controls:
 
 
 def settle_state(
-    job: Job, state: RunState, *, restart: bool = False, force: bool = False
+    job: Job,
+    state: RunState,
+    *,
+    restart: bool = False,
+    force: bool = False,
+    retry_failed: bool = False,
 ) -> Manifest:
     """Decide whether the job goes on, begins anew, or must not.
 
+    A restart is saved only when it can send its first request: until then the earlier run stays.
     Raises `UsageError` where the state is of another run and answers of it may have been paid for,
-    and where the output is a file that no run of ours has written.
+    and where the output is a file that no run of ours has written, or that was changed since.
     """
-    found = None if restart else state.load()
-    if found is not None:
-        differences = job.identity.differences(found.identity)
-        if not differences:
-            return _as_asked(found, job)
-        if found.is_sent:
-            raise UsageError(_refusal(job, differences))
-    if not state.is_begun and not force:
-        _require_free(job)
-    manifest = Manifest(job.identity, prefix=job.prefix)
+    found = _earlier(state, restart=restart)
+    if found is None or restart:
+        return _anew(job, state, found, force=force)
+    differences = job.identity.differences(found.identity)
+    if not differences:
+        return _as_asked(found, job, force=force, retry_failed=retry_failed)
+    if found.is_sent:
+        raise UsageError(_refusal(job, differences))
+    return _anew(job, state, found, force=force)
+
+
+def _earlier(state: RunState, *, restart: bool) -> Manifest | None:
+    try:
+        return state.load()
+    except StorageError:  # damaged, or of another version
+        if restart:
+            return None
+        raise
+
+
+def _anew(job: Job, state: RunState, earlier: Manifest | None, *, force: bool) -> Manifest:
+    # What a manifest that cannot be read says of the output is not known: the folder beside it is
+    # ours, and so was the output.
+    is_ours = force or (earlier is None and state.is_begun)
+    outputs = _replaceable(job, {} if earlier is None else earlier.outputs, force=is_ours)
+    manifest = Manifest(job.identity, prefix=job.prefix, outputs=outputs)
+    if state.is_begun and (earlier is None or earlier.is_sent):
+        return replace(manifest, engine=state.new_engine())
     state.save(manifest)
     return manifest
 
 
-def _as_asked(found: Manifest, job: Job) -> Manifest:
+def _as_asked(found: Manifest, job: Job, *, force: bool, retry_failed: bool) -> Manifest:
     """The manifest; not finished where its output is gone or would look different."""
     is_there = job.paths[0].exists() and found.prefix == job.prefix
-    return replace(found, prefix=job.prefix, is_finished=found.is_finished and is_there)
+    manifest = replace(found, prefix=job.prefix, is_finished=found.is_finished and is_there)
+    if manifest.is_finished and not (retry_failed and found.has_failures):
+        return manifest  # nothing is written
+    return replace(manifest, outputs=_replaceable(job, found.outputs, force=force))
 
 
 def _refusal(job: Job, differences: list[str]) -> str:
@@ -84,16 +115,21 @@ def _refusal(job: Job, differences: list[str]) -> str:
     )
 
 
-def _require_free(job: Job) -> None:
+def _replaceable(job: Job, known: Mapping[str, FileMark], *, force: bool) -> Mapping[str, FileMark]:
+    """The files in the place of the output. Raises `UsageError` for one that is not ours."""
+    found = {path.name: mark_of(path) for path in job.paths if path.exists()}
     for path in job.paths:
-        if path.exists():
-            raise UsageError(
-                f"{path} exists already and is not from a run of this input: name another output "
-                "with -o, or overwrite it with --force"
-            )
+        if force or path.name not in found or found[path.name] == known.get(path.name):
+            continue
+        why = "was changed after it was written" if path.name in known else "exists already"
+        raise UsageError(
+            f"{path} {why} and is not from a run of this input: name another output "
+            "with -o, or overwrite it with --force"
+        )
+    return found
 
 
-def config_for_run(config: Config, state: RunState, *, concurrency: int | None = None) -> Config:
+def config_for_run(config: Config, data_dir: Path, *, concurrency: int | None = None) -> Config:
     """The configuration of the engine of a run: its own folder, and no limit on size or time."""
     providers = config.providers
     if concurrency is not None:
@@ -110,7 +146,7 @@ def config_for_run(config: Config, state: RunState, *, concurrency: int | None =
         one_model_per_file=False,
         result_days=None,
     )
-    return replace(config, data_dir=state.data_dir, limits=limits, providers=providers)
+    return replace(config, data_dir=data_dir, limits=limits, providers=providers)
 
 
 async def run_job(
@@ -131,7 +167,7 @@ async def run_job(
     `StorageError` where the state or the disk does not allow to go on.
     """
     if not manifest.is_sent:
-        state.clear_engine()  # what a process left that ended before it sent anything
+        state.clear_engine(manifest)  # what a process left that ended before it sent anything
     try:
         async with open_node(config) as node:
             run = LocalRun(node, job, state, manifest, controls)
@@ -141,9 +177,12 @@ async def run_job(
             finally:
                 await run.stop()
     except InvalidInput:
-        if not any(path.exists() for path in job.paths):
+        if state.is_saved(manifest) and not any(path.exists() for path in job.paths):
             state.remove()  # nothing was paid, and there is no output to be known as ours
         raise
+    finally:
+        if not state.is_saved(manifest):
+            state.clear_engine(manifest)  # a restart that was not begun: the run before it stays
 
 
 class LocalRun:
@@ -161,6 +200,7 @@ class LocalRun:
         self._started_at = monotonic()
         self._batches: list[Batch] = []  # the first one, then one for each retry
         self._gauge = Gauge(node.engine, controls.observer)
+        self._offload = node.blobs.offload  # to a thread
 
     async def finish_batches(self, *, retry_failed: bool) -> None:
         """Take the job to where every request has its result."""
@@ -184,8 +224,14 @@ class LocalRun:
         read = partial(self._read, index, asyncio.get_running_loop())
         delivered = await _to_the_end(asyncio.to_thread(deliver, read, causes))
         summary = self._summary(causes)
-        await self._save(replace(self._manifest, is_finished=True, summary=summary.to_json()))
+        if not self._manifest.is_finished:
+            outputs = await self._offload(self._marks)
+            finished = replace(self._manifest, is_finished=True, outputs=outputs)
+            await self._save(replace(finished, summary=summary.to_json()))
         return summary, delivered
+
+    def _marks(self) -> Mapping[str, FileMark]:
+        return {path.name: mark_of(path) for path in self._job.paths if path.exists()}
 
     async def stop(self) -> None:
         """Stop the engine gracefully, showing how far that is. Safe twice."""
@@ -217,8 +263,9 @@ class LocalRun:
     def _require_first_batch(self) -> None:
         """What is lost is told, and not bought again in silence."""
         if self._manifest.batch_id not in (None, *(batch.id for batch in self._batches)):
+            folder = self._state.data_dir(self._manifest)
             raise Damaged(
-                f"{self._state.data_dir} does not have the answers of this run any more: "
+                f"{folder} does not have the answers of this run any more: "
                 "restore it, or begin anew with --restart"
             )
 
@@ -242,11 +289,32 @@ class LocalRun:
     async def _begin(self) -> None:
         self._require_served()
         written = await write_requests(self._node, self._job.request_lines())
+        if not await self._offload(partial(self._state.is_saved, self._manifest)):
+            await self._require_valid(written)
         if self._controls.stop.is_set():
             raise Stopped("Stopped. Nothing was sent.")
         await self._save(replace(self._manifest, is_sent=True, lines=written.lines))
         batch = await self._add_batch(written)
         await self._save(replace(self._manifest, batch_id=batch.id))
+        await self._offload(partial(self._state.clear_other_engines, self._manifest))
+
+    async def _require_valid(self, written: Written) -> None:
+        """Before an earlier run is given up: what the batch would be refused for."""
+        validator = Validator(
+            ValidationRules(
+                self._job.url,
+                requests_max=None,
+                embedding_inputs_max=None,
+                line_bytes_max=self._engine.settings.line_bytes_max,
+            ),
+            ModelCheck(self._engine.router),
+        )
+        extents = await self._node.store.get_extents(DEFAULT_TENANT, written.file.id)
+        async for chunk in read_extents(self._node.blobs, extents):
+            await self._offload(partial(validator.feed, chunk))
+        report = await self._offload(validator.finish)
+        if report.errors:
+            raise InvalidInput(report.errors, unit=self._job.unit)
 
     async def _add_batch(self, written: Written) -> Batch:
         batch = await self._engine.create_batch(
@@ -275,7 +343,7 @@ class LocalRun:
 
     async def _save(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        await self._node.blobs.offload(partial(self._state.save, manifest))
+        await self._offload(partial(self._state.save, manifest))
 
     # Running
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,19 @@ import msgspec
 
 from batchwright.data_directory import LOCK_NAME, locked, prepare, read_private, write_private
 from batchwright.domain.errors import ConfigError, Damaged, Locked, StorageError, UsageError
-from batchwright.tables import RunIdentity
+from batchwright.tables import RunIdentity, hash_file
 
 SUFFIX = ".batchwright"
 _MANIFEST = "run.json"
 _ENGINE = "engine"
 _VERSION = 1
+
+
+class FileMark(msgspec.Struct, frozen=True, array_like=True):
+    """A file as a run wrote or found it."""
+
+    size_bytes: int
+    sha256: str  # hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,15 @@ class Manifest:
     prefix: str = ""  # of our columns in the output
     is_finished: bool = False  # the output was written
     summary: Mapping[str, Any] = field(default_factory=dict)  # of the last time it was finished
+    outputs: Mapping[str, FileMark] = field(default_factory=dict)
+    """What may be replaced: the files of the output by their names, as a run of ours wrote them,
+    or as they were when the user gave them up with `--force`."""
+    engine: str = _ENGINE  # the folder of the engine; a restart has another one
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether a retry would have something to do."""
+        return bool(self.summary.get("failed"))
 
 
 def state_folder_of(output: Path) -> Path:
@@ -50,7 +67,10 @@ class RunState:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.data_dir = folder / _ENGINE  # the engine's
+
+    def data_dir(self, manifest: Manifest) -> Path:
+        """The engine's folder."""
+        return self.folder / manifest.engine
 
     @property
     def is_begun(self) -> bool:
@@ -83,10 +103,28 @@ class RunState:
         """Replace the manifest, whole and durably."""
         write_private(self.folder / _MANIFEST, msgspec.json.encode(manifest))
 
-    def clear_engine(self) -> None:
-        """Drop what the engine keeps."""
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self.data_dir)
+    def is_saved(self, manifest: Manifest) -> bool:
+        """Whether the manifest in the folder is of this run, and not of the one before it."""
+        try:
+            found = self.load()
+        except (Damaged, StorageError):
+            return False
+        return found is not None and found.engine == manifest.engine
+
+    def new_engine(self) -> str:
+        """A name for the folder of another engine, beside those that are there."""
+        names = (f"{_ENGINE}-{number}" for number in count(2))
+        return next(name for name in names if not (self.folder / name).exists())
+
+    def clear_engine(self, manifest: Manifest) -> None:
+        """Drop what the engine of this run keeps."""
+        _remove_tree(self.data_dir(manifest))
+
+    def clear_other_engines(self, manifest: Manifest | None) -> None:
+        """Drop what the engines of earlier runs kept; of None, what every engine keeps."""
+        for folder in self.folder.glob(f"{_ENGINE}*"):
+            if manifest is None or folder.name != manifest.engine:
+                _remove_tree(folder)
 
     def remove(self) -> None:
         """Forget the run, and remove the folder itself.
@@ -94,10 +132,20 @@ class RunState:
         The manifest goes first, so that half of it is never taken for a run.
         """
         (self.folder / _MANIFEST).unlink(missing_ok=True)
-        self.clear_engine()
+        self.clear_other_engines(None)
         (self.folder / LOCK_NAME).unlink(missing_ok=True)
         with suppress(OSError):  # somebody has put a file of their own into it
             self.folder.rmdir()
+
+
+def mark_of(path: Path) -> FileMark:
+    """The mark of a file as it is now."""
+    return FileMark(*hash_file(path))
+
+
+def _remove_tree(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 def _prepared(folder: Path) -> Path:
@@ -138,4 +186,9 @@ def open_state(folder: Path) -> Iterator[RunState]:
             raise UsageError(
                 f"{error}: wait for that run, or name another output with -o"
             ) from error
-        yield RunState(folder)
+        state = RunState(folder)
+        try:
+            yield state
+        finally:
+            if not state.is_begun:  # refused before it began
+                state.remove()

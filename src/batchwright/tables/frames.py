@@ -10,7 +10,7 @@ from batchwright.domain.errors import UsageError
 from batchwright.tables.answers import RowResult
 from batchwright.tables.frame_table import FrameTable
 from batchwright.tables.jsonl_table import record_table
-from batchwright.tables.outputs import OutputPlan, output_frames, output_schema
+from batchwright.tables.outputs import OutputPlan, output_frames, output_schema, require_no_more
 from batchwright.tables.polars_extra import require_polars
 from batchwright.tables.table import Table
 
@@ -45,9 +45,14 @@ def table_of(rows: Rows, *, limit: int | None = None) -> Table:
 
 
 def result_frame(table: Table, plan: OutputPlan, results: Iterable[RowResult]) -> pl.DataFrame:
-    """The table with its results as one frame; `results` has one for each row, in order."""
+    """The table with its results as one frame; `results` has one for each row, in order.
+
+    Raises `UsageError` if their numbers differ.
+    """
     polars = require_polars()
-    frames = list(output_frames(table, plan, results))
+    taken = iter(results)
+    frames = list(output_frames(table, plan, taken))
+    require_no_more(taken)
     if not frames:
         return polars.DataFrame(schema=output_schema(table, plan))  # type: ignore[no-any-return]
     return polars.concat(frames)  # type: ignore[no-any-return]

@@ -129,7 +129,7 @@ def write_output(table: Table, plan: OutputPlan, results: Iterable[RowResult]) -
     counted = _Counted(results)
     with replacing(plan.path) as temporary:
         _WRITERS[plan.format](table, plan, counted, temporary)
-        _require_no_more(counted)
+        require_no_more(counted)
     return counted.count
 
 
@@ -163,10 +163,7 @@ def error_path_of(path: Path) -> Path:
 def output_frames(
     table: Table, plan: OutputPlan, results: Iterable[RowResult]
 ) -> Iterator[pl.DataFrame]:
-    """The table with its results, in frames of a few megabytes, each of `output_schema`.
-
-    Raises `UsageError` if there are more or fewer results than rows.
-    """
+    """The table with its results, in frames of a few megabytes, each of `output_schema`."""
     polars = require_polars()
     schema = output_schema(table, plan)
     remaining = iter(results)
@@ -178,7 +175,6 @@ def output_frames(
                 polars.Series(name, values, dtype=schema[name], strict=False)
                 for name, values in zip(plan.columns, ours, strict=True)
             )
-    _require_no_more(remaining)
 
 
 def output_schema(table: Table, plan: OutputPlan) -> pl.Schema:
@@ -227,7 +223,8 @@ class _Counted:
         return result
 
 
-def _require_no_more(results: Iterator[RowResult]) -> None:
+def require_no_more(results: Iterator[RowResult]) -> None:
+    """Take the results to their end. Raises `UsageError` if there is one that no row took."""
     if next(results, None) is not None:
         raise UsageError("there are more results than rows: has the input changed?")
 

@@ -234,6 +234,81 @@ def test_a_file_of_somebody_else_is_only_overwritten_by_force(
     assert "positive" in (folder / "out.csv").read_text()
 
 
+def test_a_refused_run_leaves_nothing(batchwright: Batchwright, folder: Path) -> None:
+    (folder / "out.csv").write_text("mine")
+
+    refused = batchwright("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+
+    assert refused.code == 2
+    assert not state_folder_of(folder / "out.csv").exists()
+
+
+def test_an_output_that_was_edited_is_only_overwritten_by_force(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    asked = ("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+    batchwright(*asked)
+    edited = (folder / "out.csv").read_text() + "my own line\n"
+    (folder / "out.csv").write_text(edited)
+
+    same = batchwright(*asked)
+    other = batchwright(*asked, "--prefix", "ai_")
+    anew = batchwright(*asked, "--restart")
+    kept = (folder / "out.csv").read_text()
+    forced = batchwright(*asked, "--prefix", "ai_", "--force")
+
+    assert (same.code, other.code, anew.code, kept) == (0, 2, 2, edited)
+    assert "was changed after it was written" in other.err
+    assert forced.code == 0
+    assert "my own line" not in (folder / "out.csv").read_text()
+
+
+def test_a_file_that_force_gave_up_stays_given_up_where_the_run_is_stopped(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    (folder / "out.csv").write_text("mine")
+    asked = ("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+    assert batchwright(*asked, "--model", "builtin/none", "--force").code == 2
+
+    assert batchwright(*asked).code == 0
+
+
+@pytest.mark.parametrize("model", ["nobody", "m"])
+def test_a_restart_that_cannot_begin_keeps_the_answers_that_there_are(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess, model: str
+) -> None:
+    configure(folder, sandbox)
+    good = request("a", "kept by a restart")
+    source = write_requests(folder / "in.jsonl", [good])
+    asked = ("run", source, "-o", "out.jsonl")
+    batchwright(*asked)
+    written, calls = (folder / "out.jsonl").read_bytes(), calls_of(sandbox)
+
+    write_requests(source, [request("b", "x", model), {"custom_id": "c"}])
+    refused = batchwright(*asked, "--restart")
+    write_requests(source, [good])
+    (folder / "out.jsonl").unlink()
+    again = batchwright(*asked)
+
+    assert (refused.code, again.code) == (2, 0)
+    assert (folder / "out.jsonl").read_bytes() == written
+    assert calls_of(sandbox) == calls
+    assert [path.name for path in folder.glob("out.jsonl.batchwright/engine*")] == ["engine"]
+
+
+def test_a_restart_drops_the_earlier_answers_when_it_has_begun(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    asked = ("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+    batchwright(*asked)
+
+    for _ in range(2):
+        assert batchwright(*asked, "--restart").code == 0
+
+    assert len(list(folder.glob("out.csv.batchwright/engine*"))) == 1
+    assert "finished already" in batchwright(*asked).out
+
+
 def test_failures_go_to_a_file_of_their_own_and_are_grouped_by_cause(
     batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
 ) -> None:

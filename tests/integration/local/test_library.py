@@ -124,6 +124,16 @@ def test_the_output_is_written_and_the_second_call_answers_from_the_state(folder
     assert second.equals(first)
 
 
+def test_an_output_that_was_edited_is_left_alone(folder: Path) -> None:
+    first = classify(TEXTS, output="out.csv")
+    (folder / "out.csv").write_text("mine")
+
+    second = classify(TEXTS, output="out.csv")
+
+    assert second.equals(first)
+    assert (folder / "out.csv").read_text() == "mine"
+
+
 def test_other_rows_for_the_same_output_are_refused(folder: Path) -> None:
     classify(TEXTS, output="out.csv")
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchwright.domain.errors import UsageError
+from batchwright.local.errors import InputChanged
 from batchwright.local.job import RunOptions, default_output_of, plan_file, plan_rows
+from batchwright.local.merge import Settled
+from batchwright.local.summary import Causes
 
 CHAT = "/v1/chat/completions"
 ROWS = RunOptions(model="m", prompt="{text}")
@@ -107,3 +111,80 @@ def test_equal_rows_are_the_same_run_and_others_are_not(tmp_path: Path) -> None:
 def test_a_limit_below_one_is_refused() -> None:
     with pytest.raises(UsageError, match="--limit"):
         RunOptions(limit=0)
+
+
+def results(count: int, at_second: Callable[[], object] = lambda: None) -> Iterator[Settled]:
+    """A result for each row; `at_second` is called before the second one."""
+    for number in range(1, count + 1):
+        if number == 2:
+            at_second()
+        body = {"choices": [{"message": {"content": f"answer {number}"}}]}
+        line = {"custom_id": f"row-{number}", "response": {"status_code": 200, "body": body}}
+        yield Settled(number, json.dumps(line).encode(), False)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_answers_are_not_put_beside_rows_that_were_not_asked_about(
+    tmp_path: Path, suffix: str
+) -> None:
+    source, output = tmp_path / "in.csv", tmp_path / f"out.{suffix}"
+    source.write_text("text\na\nb\n")
+    job = plan_file(source, output, ROWS)
+
+    source.write_text("text\nb\na\n")
+    with pytest.raises(InputChanged, match="put it back"):
+        job.write(results(2), Causes())
+    with pytest.raises(InputChanged, match="put it back"):
+        job.frame(results(2), Causes())
+    assert not output.exists()
+
+    source.write_text("text\na\nb\n")
+    job.write(results(2), Causes())
+    assert output.exists()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_an_input_that_changes_while_the_output_is_written_is_noticed(
+    tmp_path: Path, suffix: str
+) -> None:
+    source, output = tmp_path / "in.csv", tmp_path / f"out.{suffix}"
+    source.write_text("text\na\nb\n")
+    job = plan_file(source, output, ROWS)
+
+    with pytest.raises(InputChanged):
+        job.write(results(2, lambda: source.write_text("text\nb\na\n")), Causes())
+    assert not output.exists()
+
+
+def test_requests_are_those_of_the_input_that_was_hashed(tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text\na\nb\n")
+    job = plan_file(source, tmp_path / "out.csv", ROWS)
+    lines = job.request_lines()
+    next(lines)
+
+    source.write_text("text\na\nc\n")
+
+    with pytest.raises(InputChanged, match="nothing was sent"):
+        list(lines)
+
+
+def test_an_input_that_is_only_touched_or_put_back_is_the_same(tmp_path: Path) -> None:
+    source = batch_file(tmp_path, CHAT, CHAT)
+    job = plan_file(source, tmp_path / "out.jsonl", RunOptions())
+
+    content = source.read_bytes()
+    source.unlink()
+    source.write_bytes(content)
+
+    assert len(list(job.request_lines())) == 2
+
+
+def test_an_input_that_is_gone_is_told(tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text\na\n")
+    job = plan_file(source, tmp_path / "out.csv", ROWS)
+    source.unlink()
+
+    with pytest.raises(UsageError, match="cannot be read"):
+        job.write(results(1), Causes())

@@ -69,8 +69,31 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
 def test_removing_leaves_a_file_of_somebody_else(tmp_path: Path) -> None:
     with open_state(tmp_path / "s") as state:
         state.save(MANIFEST)
-        state.data_dir.mkdir()
+        state.data_dir(MANIFEST).mkdir()
         (tmp_path / "s" / "notes.txt").write_text("mine")
         state.remove()
 
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_in_which_nothing_began_goes_again(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), open_state(tmp_path / "s"):
+        raise RuntimeError
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_engine_stands_beside_the_first_until_that_is_dropped(tmp_path: Path) -> None:
+    with open_state(tmp_path / "s") as state:
+        state.save(MANIFEST)
+        state.data_dir(MANIFEST).mkdir()
+        other = replace(MANIFEST, engine=state.new_engine())
+        state.data_dir(other).mkdir()
+        before = (state.is_saved(MANIFEST), state.is_saved(other))
+
+        state.save(other)
+        state.clear_other_engines(other)
+
+        assert before == (True, False)
+        assert state.is_saved(other)
+        assert [path for path in state.folder.iterdir() if path.is_dir()] == [state.data_dir(other)]

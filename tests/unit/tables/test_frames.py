@@ -73,6 +73,15 @@ def test_results_join_the_rows_in_one_frame() -> None:
     assert frame.rows() == [(1, "x", 1, None), (2, None, None, "e")]
 
 
+def test_another_number_of_results_than_rows_is_refused() -> None:
+    table = table_of([{"a": 1}])
+    plan = plan_output("unused.jsonl", table.columns)
+
+    for results in ([], [RowResult("x"), RowResult("y")]):
+        with pytest.raises(UsageError, match="has the input changed"):
+            result_frame(table, plan, results)
+
+
 def test_no_rows_give_an_empty_frame() -> None:
     table = table_of(pl.DataFrame(schema={"a": pl.Int64}))
 
