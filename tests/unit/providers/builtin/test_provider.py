@@ -13,7 +13,7 @@ from msgspec import structs
 
 from batchwright.domain.errors import Ambiguous, AnswerTooLarge, NotSent
 from batchwright.providers.base import Provider, Transport
-from batchwright.providers.builtin import BuiltinProvider, BuiltinTransport, models
+from batchwright.providers.builtin import BuiltinProvider, BuiltinTransport, models, transport
 
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
@@ -402,6 +402,27 @@ async def test_large_and_slow_calls_run_beside_the_event_loop(
     assert names[10] == "MainThread"
     assert names[5_000].startswith("builtin")
     assert names[20].startswith("builtin")
+
+
+async def test_many_small_inputs_are_embedded_beside_the_event_loop(
+    asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+    body_of = transport.embedding_body
+
+    def note_thread(request: Any) -> Any:
+        names.append(threading.current_thread().name.partition("_")[0])
+        return body_of(request)
+
+    monkeypatch.setattr(transport, "embedding_body", note_thread)
+    for inputs in (3, 200):
+        body = {"model": "builtin/embedding", "input": ["a"] * inputs}
+        encoded = json.dumps(body, separators=(",", ":")).encode()
+        assert len(encoded) <= transport.INLINE_BYTES_MAX
+        call = asker.provider.prepare("/v1/embeddings", encoded)
+        await asker.provider.transport.send(call)
+
+    assert names == ["MainThread", "builtin"]
 
 
 async def test_a_call_that_takes_longer_than_its_timeout_is_ambiguous(
