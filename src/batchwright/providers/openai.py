@@ -21,6 +21,7 @@ from batchwright.providers.rate_limits import RateLimitReader
 TIMEOUT_S = 600.0
 ANSWER_BYTES_MAX = 16 * 2**20
 MODELS_TIMEOUT_S = 30.0
+MODELS_BYTES_MAX = 4 * 2**20
 
 _WIRE_PREFIX = "/v1"  # what the path of a batch line begins with
 _GLOB = frozenset("*?[")
@@ -102,7 +103,7 @@ class OpenAIProvider:
     async def _ask_models(self) -> list[str]:
         url = self._absolute("/v1/models")
         answer = await self.transport.send(
-            Call("GET", url, self._headers, b"", MODELS_TIMEOUT_S, self._answer_bytes_max)
+            Call("GET", url, self._headers, b"", MODELS_TIMEOUT_S, MODELS_BYTES_MAX)
         )
         if answer.status != 200:
             raise Ambiguous(f"{self.name}: asking for its models was answered {answer.status}")
