@@ -6,6 +6,7 @@ its own: it is started in the background and runs until its like is started, or 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -19,16 +20,21 @@ from pathlib import Path
 
 import pytest
 
+from batchwright.cli.exits import Exit
 from batchwright.domain.batch import TRANSITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), ROOT / "examples" / "README.md"])
 TUTORIALS = [ROOT / "README.md", DOCS / "quickstart.md", DOCS / "server.md"]
+REFERENCES = [DOCS / "command-line.md", DOCS / "limits.md"]  # a batch has run there already
+CONFIGURATION = DOCS / "configuration.md"
 
 _BLOCK = re.compile(
     r"(?:<!-- (?P<mark>[^>]*) -->\n)?```(?P<language>sh|python)\n(?P<code>.*?)```", re.DOTALL
 )
+_TOML = re.compile(r"```toml\n(.*?)```", re.DOTALL)
+_ERROR = re.compile(r"```text\n(error: .*?)```", re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _FENCED = re.compile(r"```.*?```", re.DOTALL)
@@ -46,6 +52,57 @@ def test_every_command_of_a_tutorial_works(page: Path, tmp_path: Path) -> None:
             reader.run(language, code)
 
 
+@pytest.mark.parametrize("page", REFERENCES, ids=name_of)
+def test_every_command_of_a_reference_page_works(page: Path, tmp_path: Path) -> None:
+    write_requests(tmp_path / "requests.jsonl")
+    with Reader(tmp_path) as reader:
+        reader.run("sh", "batchwright serve")
+        reader.run("sh", "batchwright submit requests.jsonl --wait")
+        for language, code in runnable_blocks(page):
+            reader.run(language, code)
+
+
+def test_every_example_of_the_configuration_is_taken(tmp_path: Path) -> None:
+    examples = _TOML.findall(CONFIGURATION.read_text(encoding="utf-8"))
+    assert examples
+    for example in examples:
+        (tmp_path / "batchwright.toml").write_text(example, encoding="utf-8")
+        keys = dict.fromkeys(re.findall(r"env:(\w+)", example), "sk-of-the-example")
+        shown = configuration_in(tmp_path, keys)
+        assert shown.returncode == 0, f"{example}\n{shown.stderr}"
+
+
+def test_wrong_settings_are_told_as_the_page_shows_it(tmp_path: Path) -> None:
+    [shown] = _ERROR.findall(CONFIGURATION.read_text(encoding="utf-8"))
+    (tmp_path / "batchwright.toml").write_text("[server]\nprot = 1\n", encoding="utf-8")
+    refused = configuration_in(tmp_path, {"BATCHWRIGHT_LIMITS__FILE_MB": "many"})
+    assert refused.returncode == Exit.USAGE
+    assert refused.stderr.replace(f"{tmp_path}/", "") == shown
+
+
+def configuration_in(folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """What `batchwright config` says in a folder."""
+    return subprocess.run(
+        [Path(sys.executable).parent / "batchwright", "config"],
+        cwd=folder,
+        env={"HOME": str(folder), "PATH": os.environ["PATH"], **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def write_requests(path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for text in ("Great sound!", "Broke after a week."):
+            messages = [{"role": "user", "content": text}]
+            body = {"model": "builtin/sentiment", "messages": messages}
+            url = "/v1/chat/completions"
+            line = {"custom_id": text, "method": "POST", "url": url, "body": body}
+            file.write(json.dumps(line) + "\n")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_leads_somewhere(page: Path) -> None:
     text = _FENCED.sub("", page.read_text(encoding="utf-8"))
@@ -59,7 +116,7 @@ def test_every_page_is_listed_in_the_index() -> None:
 
 
 def test_what_is_not_run_says_why() -> None:
-    for page in TUTORIALS:
+    for page in [*TUTORIALS, *REFERENCES]:
         for block in _BLOCK.finditer(page.read_text(encoding="utf-8")):
             assert block["mark"] is None or block["mark"].startswith("not run: ")
 
