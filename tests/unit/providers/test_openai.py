@@ -154,6 +154,7 @@ async def test_models_are_asked_for_where_the_configuration_is_silent() -> None:
         ("GET", "https://api.openai.com/v1/models")
     ]
     assert transport.calls[0].body == b""
+    assert transport.calls[0].answer_bytes_max == 4 * 2**20
 
 
 async def test_globs_choose_among_the_models_that_the_upstream_lists() -> None:
