@@ -93,6 +93,39 @@ def _take(descriptor: int, folder: Path) -> None:
     os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
 
 
+def owned_since_ns(folder: Path) -> int | None:
+    """When the living process that owns the folder took it (Unix time); None where none does."""
+    try:
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if _is_over(descriptor):
+            return None
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.fstat(descriptor).st_mtime_ns  # its name was written as it took the lock
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _is_over(descriptor: int) -> bool:
+    """Whether the process named in the lock has ended for certain: then the lock is not even tried,
+    which could be in the way of one that is just about to take it."""
+    try:
+        holder = json.loads(os.pread(descriptor, 1024, 0))
+        if holder["host"] == socket.gethostname():
+            os.kill(int(holder["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return False
+
+
 def _holder(descriptor: int) -> str:
     try:
         holder = json.loads(os.pread(descriptor, 1024, 0))

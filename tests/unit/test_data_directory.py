@@ -27,3 +27,13 @@ def test_an_empty_folder_and_one_of_ours_are_taken(tmp_path: Path) -> None:
     (folder / "blobs").mkdir()
 
     assert data_directory.prepare(folder / ".." / "empty") == folder
+
+
+def test_a_folder_is_owned_while_its_process_lives(tmp_path: Path) -> None:
+    before = data_directory.owned_since_ns(tmp_path)
+    with data_directory.locked(tmp_path):
+        during = data_directory.owned_since_ns(tmp_path)
+    after = data_directory.owned_since_ns(tmp_path)
+
+    assert (before, after) == (None, None)
+    assert during == (tmp_path / data_directory.LOCK_NAME).stat().st_mtime_ns

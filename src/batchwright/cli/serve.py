@@ -127,6 +127,9 @@ class _Serving:
 
         with self._signals():
             async with open_node(self._config, rehearse=self._rehearse) as node:
+                _address_path(node.config.data_dir).unlink(
+                    missing_ok=True
+                )  # of one that was killed
                 admin_key = await ensure_admin_key(node)
                 server = self._server(node)
                 try:
@@ -327,12 +330,17 @@ def _base_url(config: Config, listening: socket.socket) -> str:
 @contextmanager
 def _announced(data_dir: Path, base_url: str) -> Iterator[None]:
     """While it runs, the client commands on this machine find its address in its folder."""
-    from batchwright.client.settings import BASE_URL_NAME
     from batchwright.data_directory import write_private
 
-    path = data_dir.absolute() / BASE_URL_NAME
+    path = _address_path(data_dir)
     write_private(path, base_url.encode() + b"\n")
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _address_path(data_dir: Path) -> Path:
+    from batchwright.client.settings import BASE_URL_NAME
+
+    return data_dir.absolute() / BASE_URL_NAME

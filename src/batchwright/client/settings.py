@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from batchwright.data_directory import owned_since_ns
 from batchwright.domain.errors import ConfigError
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
@@ -41,22 +42,36 @@ def resolve_endpoint(
     """The server to speak to.
 
     What is passed wins, then `BATCHWRIGHT_BASE_URL` and `BATCHWRIGHT_API_KEY`, then what
-    `batchwright serve` left in `data_dir`: its address while it runs, and the admin key.
+    `batchwright serve` keeps in `data_dir` while it runs: its address and the admin key.
     That folder is `BATCHWRIGHT_DATA_DIR`, else `batchwright-data` here, where it is not passed.
     Without an address there it is `default_url`, else `http://127.0.0.1:8000/v1`.
-    The key of the data directory is sent to this machine only.
+    The key of the data directory is sent to this machine only, and only while a server runs over
+    that folder: anybody may listen where one listened before. To an address that is only a default
+    it is not sent.
     Raises `ConfigError` for a base URL that is not one.
     """
     env = os.environ if environ is None else environ
     folder = Path(data_dir or env.get("BATCHWRIGHT_DATA_DIR") or DEFAULT_DATA_DIR).expanduser()
-    url = base_url or env.get("BATCHWRIGHT_BASE_URL") or _kept(folder / BASE_URL_NAME)
-    url = (url or default_url or DEFAULT_BASE_URL).strip().rstrip("/")
+    since_ns = owned_since_ns(folder)
+    known = base_url or env.get("BATCHWRIGHT_BASE_URL") or _announced(folder, since_ns)
+    url = (known or default_url or DEFAULT_BASE_URL).strip().rstrip("/")
     _check_url(url)
     key = api_key or env.get("BATCHWRIGHT_API_KEY") or None
     endpoint = Endpoint(url, key.strip() if key else None)
-    if endpoint.api_key is None and endpoint.is_loopback:
+    is_ours = known and since_ns is not None and endpoint.is_loopback
+    if endpoint.api_key is None and is_ours:
         return Endpoint(url, _kept(folder / KEY_FILE_NAME))
     return endpoint
+
+
+def _announced(folder: Path, since_ns: int | None) -> str | None:
+    """The address of the server that has owned the folder since then, not of one before it."""
+    path = folder / BASE_URL_NAME
+    try:
+        is_its_own = since_ns is not None and path.stat().st_mtime_ns >= since_ns
+    except OSError:
+        return None
+    return _kept(path) if is_its_own else None
 
 
 def _check_url(url: str) -> None:
