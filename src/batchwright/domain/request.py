@@ -14,7 +14,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
     line: int  # 1-based, counts blank lines too
     custom_id: str
-    url: str
+    url: str  # the path that it is sent to
     body: bytes  # the JSON object, byte for byte as it stands in the file
     model: str  # empty where the body names none (an endpoint with a default)
 
@@ -39,11 +39,15 @@ _decode_named_raw = msgspec.json.Decoder(_NamedRaw).decode
 _SPACE = re.compile(rb"[ \t\r\n]*")
 
 
-def parse_request(line_number: int, raw: bytes) -> Request:
-    """Read a line that has passed validation; raises `msgspec.DecodeError` on any other."""
+def parse_request(line_number: int, raw: bytes, endpoint: str | None = None) -> Request:
+    """Read a line that has passed validation; raises `msgspec.DecodeError` on any other.
+
+    Its url is `endpoint` where one is given: a line may name the endpoint of its batch shorter.
+    """
     envelope = _decode_envelope(raw)
     body = bytes(envelope.body)
-    return Request(line_number, envelope.custom_id, envelope.url, body, _decode_named(body).model)
+    url = endpoint or envelope.url
+    return Request(line_number, envelope.custom_id, url, body, _decode_named(body).model)
 
 
 def with_model(body: bytes, model: str, new_model: str) -> bytes:

@@ -2,8 +2,8 @@
 
 The way of a request, each step a method below:
 
-    _read        parse a line of the input, find its route       (one task, ahead of the lanes)
-    Pending      wait in the feed of a lane for a worker
+    Reader       parse a line of the input, find its route       (ahead of the lanes)
+    offer        wait in the feed of a lane for a worker
     call         take a slot, send, and look at what came back
     _conclude    done: record it · again: wait in the heap · given up: record the failure
     _on_durable  give the slot back once the group is synced
@@ -14,24 +14,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from batchwright.blobs.base import Blobs, read_extents
+import structlog
+
+from batchwright.blobs.base import Blobs
 from batchwright.domain.answers import BadAnswer, check_answer
 from batchwright.domain.batch import Batch
-from batchwright.domain.errors import StorageError, TransportError
+from batchwright.domain.errors import Ambiguous, Damaged, StorageError, TransportError
 from batchwright.domain.file import Extent
-from batchwright.domain.lines import Line, LineSplitter
-from batchwright.domain.request import Request, parse_request, with_model
+from batchwright.domain.request import Request, with_model
 from batchwright.domain.result import Code
 from batchwright.domain.segment import Segment
+from batchwright.engine.budget import Budget
 from batchwright.engine.journal import Journal
 from batchwright.engine.lane import FEED_LOW, Feed, Lane
 from batchwright.engine.not_run import write_not_run
 from batchwright.engine.pace import Pace
 from batchwright.engine.pending import Pending, Waiting
+from batchwright.engine.reader import Reader
 from batchwright.engine.recorder import Outcome, Recorder, code_of
 from batchwright.engine.recovery import Recovered
 from batchwright.engine.retry import Decision, decide
-from batchwright.engine.routing import Route, Router, UnknownModel
+from batchwright.engine.routing import Route, Router
 from batchwright.engine.runtime import Runtime
 from batchwright.engine.settings import EngineSettings
 from batchwright.engine.slots import ENTRY_BYTES, SlotTable
@@ -39,10 +42,19 @@ from batchwright.engine.suspects import WORKER_LOST, Suspects, Verdict
 from batchwright.providers.base import Answer
 
 FEED_MAX = 512  # requests read ahead for a lane
-ROUTE_EVERY_S = 1.0  # how often a model is looked for whose provider has not answered yet
-WAITING_MAX = 1024  # requests that wait to be tried again; above it nothing new is read
+WAITING_MAX = 1024  # of a lane, waiting to be tried again; above it nothing new is read for it
+BUGS_MAX = 10  # errors of ours that cost a request each; the next one stops its batch
 
-SlotToken = tuple[Lane, int, int]  # what a durable group gives back: lane, slot, bytes held
+log = structlog.get_logger()
+
+SlotToken = tuple[Lane, int, int, int]
+"""What a durable group gives back: lane, slot, bytes of the request and of the answer."""
+
+
+class LaneFeed(Feed):
+    """What a batch has ready for a lane, and how much of it waits to be tried again."""
+
+    waiting = 0
 
 
 class BatchRun:
@@ -78,22 +90,33 @@ class BatchRun:
             tally=recovered.tally,
             now=runtime.now,
             on_durable=self._on_durable,
+            on_failed=self._on_failed_journal,
         )
         self._recorder = Recorder(self._journal, batch.id)
         slots = sum(lane.slots for lane in router.lanes)
         self._slots = SlotTable(blobs.map(self._journal.keys.slots, slots * ENTRY_BYTES))
-        self._feeds: dict[Lane, Feed] = {}
-        self._low = asyncio.Event()  # a feed runs low, or a request waits no more
+        self._feeds: dict[Lane, LaneFeed] = {}
+        self._reader = Reader(
+            batch,
+            extents=extents,
+            blobs=blobs,
+            runtime=runtime,
+            router=router,
+            # What this epoch does to a line, it does after reading it: where no earlier epoch did
+            # anything, no line is done.
+            is_done=self.tally.is_done if self.tally.settled else None,
+            sink=self,
+            on_end=self._on_read,
+        )
         self._waiting = Waiting(monotonic=runtime.monotonic, on_due=self._send_again)
         self._suspects = Suspects(recovered)
         self._in_flight: dict[int, Pending] = {}  # by slot
         self._quiet = asyncio.Event()  # nothing is in flight
-        self._held_bytes = 0
+        self._budget = Budget(settings.held_bytes_max)
+        self._bugs = 0  # errors of ours that were met so far
         self._is_sending = False
         self._is_paused = False
         self._is_abandoned = False
-        self._is_read = False
-        self._reader: asyncio.Task[None] | None = None
         self._closed: Segment | None = None
         self._completion_tokens = 0.0  # observed mean, for the token limit
         self._pace = Pace()
@@ -129,8 +152,7 @@ class BatchRun:
     def start(self) -> None:
         """Begin to read and to send."""
         self._is_sending = True
-        self._reader = asyncio.get_running_loop().create_task(self._read())
-        self._reader.add_done_callback(self._on_read)
+        self._reader.start()
 
     def set_paused(self, is_paused: bool) -> None:
         """Let nothing more be taken from the feeds, or go on. Safe twice."""
@@ -156,8 +178,7 @@ class BatchRun:
         A call that has not come back by then is noted as possibly paid, and its answer dropped.
         """
         self._is_sending = False
-        if self._reader is not None:
-            self._reader.cancel()
+        self._reader.stop()
         self._waiting.stop()
         for lane, feed in self._feeds.items():
             lane.detach(feed)
@@ -174,6 +195,7 @@ class BatchRun:
     async def _abandon(self) -> None:
         """Take the answers that are still out for lost; that is no crash of theirs."""
         self._is_abandoned = True
+        self._budget.open()
         abandoned = list(self._in_flight.items())
         for _, pending in abandoned:
             self._recorder.lost_attempt(pending, Code.REQUEST_FAILED, None)
@@ -190,7 +212,7 @@ class BatchRun:
             blobs=self._blobs,
             journal=self._journal,
             recorder=self._recorder,
-            line_bytes_max=self._settings.line_bytes_max,
+            endpoint=self._batch.endpoint,
             is_stopping=is_stopping,
         )
 
@@ -204,53 +226,12 @@ class BatchRun:
 
     # Reading ahead
 
-    async def _read(self) -> None:
-        """Read the input and put each request that is not done into the feed of its lane."""
-        # What this epoch does to a line, it does after reading it: where no earlier epoch did
-        # anything, no line is done.
-        is_fresh = not self.tally.settled
-        is_done = self.tally.is_done
-        splitter = LineSplitter(line_bytes_max=self._settings.line_bytes_max)
-        async for chunk in read_extents(self._blobs, self._extents):
-            for line in splitter.feed(chunk):
-                if (is_fresh or not is_done(line.number)) and not self._admit(line):
-                    await self._admit_late(line)
-        for line in splitter.finish():
-            if (is_fresh or not is_done(line.number)) and not self._admit(line):
-                await self._admit_late(line)
-        self._is_read = True
-        self._send_next_held()
-
-    def _on_read(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.failure = error if isinstance(error, StorageError) else StorageError(str(error))
-            self._on_change()
-
-    def _admit(self, line: Line) -> bool:
-        """Put a request into its feed, without waiting; False, and nothing done, if it must."""
-        request = parse_request(line.number, line.content or b"")
-        try:
-            route = self._router.find(request.model)
-        except UnknownModel:
-            return False
-        feed = self._feed(route.lane)
+    def offer(self, request: Request, route: Route) -> bool:
+        """Put a request into the feed of its lane; False if that is full. See `Sink`."""
+        feed = self._feeds.get(route.lane) or self._open_feed(route.lane)
         if self._is_full(feed):
             return False
-        self._put_if_fit(self._pending(request, route), feed)
-        return True
-
-    async def _admit_late(self, line: Line) -> None:
-        """The same for a request whose feed is full, or whose provider has not answered yet."""
-        request = parse_request(line.number, line.content or b"")
-        route = await self._late_route(request)
-        if route is not None:
-            feed = self._feed(route.lane)
-            while self._is_full(feed):
-                self._low.clear()
-                await self._low.wait()
-            self._put_if_fit(self._pending(request, route), feed)
-
-    def _put_if_fit(self, pending: Pending, feed: Feed) -> None:
+        pending = self._pending(request, route)
         verdict = self._suspects.judge(pending) if self.tally.crashes else Verdict.FIT
         if verdict is Verdict.FIT:
             self._put(pending, feed)
@@ -258,17 +239,20 @@ class BatchRun:
             self._recorder.not_sent(
                 pending.request, Code.WORKER_LOST, WORKER_LOST, is_maybe_paid=True
             )
+        return True
 
-    async def _late_route(self, request: Request) -> Route | None:
-        """A route once every account has said what it serves; None, and a result, if none is."""
-        while True:
-            try:
-                return self._router.find(request.model)
-            except UnknownModel as error:
-                if not self._router.unheard:
-                    self._recorder.not_sent(request, Code.MODEL_NOT_FOUND, str(error))
-                    return None
-            await self._runtime.sleep(ROUTE_EVERY_S)
+    def refuse(self, request: Request, message: str) -> None:
+        """End a request that nobody serves. See `Sink`."""
+        self._recorder.not_sent(request, Code.MODEL_NOT_FOUND, message)
+
+    def _on_read(self, error: BaseException | None) -> None:
+        """All is read, or the reader has failed."""
+        if error is None:
+            self._send_next_held()
+        elif isinstance(error, StorageError):
+            self._fail(error)
+        else:
+            self._fail_by_bug(error)
 
     def _pending(self, request: Request, route: Route) -> Pending:
         """The request with the name that its model has at the provider."""
@@ -279,36 +263,34 @@ class BatchRun:
         tokens = len(request.body) // 4 + int(self._completion_tokens)
         return Pending(request, route, tokens, self.call)
 
-    def _feed(self, lane: Lane) -> Feed:
-        feed = self._feeds.get(lane)
-        if feed is None:
-            feed = self._feeds[lane] = Feed(self._low.set)
-            if not self._is_paused:
-                lane.attach(feed)
+    def _open_feed(self, lane: Lane) -> LaneFeed:
+        feed = self._feeds[lane] = LaneFeed(self._reader.go_on)
+        if not self._is_paused:
+            lane.attach(feed)
         return feed
 
     def _put(self, pending: Pending, feed: Feed) -> None:
-        self._held_bytes += len(pending.request.body)
+        self._budget.held_bytes += len(pending.request.body)
         feed.ready.append(pending)
         lane = pending.route.lane
         if len(feed.ready) <= FEED_LOW or lane.in_flight < lane.limits.max_concurrency:
             lane.wake()
 
-    def _is_full(self, feed: Feed) -> bool:
-        ready = len(feed.ready)
+    def _is_full(self, feed: LaneFeed) -> bool:
+        ready, budget = len(feed.ready), self._budget
         return (
             ready >= FEED_MAX
-            or (ready > 0 and self._held_bytes >= self._settings.held_bytes_max)
-            or len(self._waiting) >= WAITING_MAX
+            or (ready > 0 and budget.held_bytes >= budget.bytes_max)
+            or feed.waiting >= WAITING_MAX
         )
 
     def _send_next_held(self) -> None:
         """Once nothing else is left: the suspects held back, one at a time."""
-        if not self._suspects or not self._is_read or self._in_flight or self._waiting:
+        if not self._suspects or not self._reader.has_ended or self._in_flight or self._waiting:
             return
         if not any(feed.ready for feed in self._feeds.values()):
             pending = self._suspects.next_held()
-            self._put(pending, self._feed(pending.route.lane))
+            self._put(pending, self._feeds[pending.route.lane])
 
     # One call
 
@@ -322,19 +304,27 @@ class BatchRun:
         slot = self._slots.take(request.line, pending.tries)
         self._in_flight[slot] = pending
         outcome: Outcome
+        bug: Exception | None = None
         try:
-            outcome = await route.provider.transport.send(
-                route.provider.prepare(request.url, request.body)
-            )
+            call = route.provider.prepare(request.url, request.body)
+            call.room = self._budget
+            outcome = await route.provider.transport.send(call)
         except TransportError as error:
             outcome = error
+        except Exception as error:
+            bug = error
         del self._in_flight[slot]
         if not self._in_flight:
             self._quiet.set()
         if self._is_abandoned or self._journal.failure is not None:
             route.lane.release_slot()
             return
-        self._conclude(pending, slot, outcome)
+        try:
+            if bug is not None:
+                raise bug
+            self._conclude(pending, slot, outcome)
+        except Exception as error:
+            self._end_by_bug(pending, slot, error)
 
     def _conclude(self, pending: Pending, slot: int, outcome: Outcome) -> None:
         """Decide what an attempt means, and act on it."""
@@ -367,10 +357,10 @@ class BatchRun:
     def _token(self, pending: Pending, slot: int, answer_bytes: int) -> SlotToken:
         """Bytes stay counted until they are durable, and come off the budget with the slot."""
         lane = pending.route.lane
-        self._held_bytes += answer_bytes
+        self._budget.keep(answer_bytes)
         if answer_bytes > lane.largest_answer_bytes:
             lane.largest_answer_bytes = answer_bytes
-        return lane, slot, len(pending.request.body) + answer_bytes
+        return lane, slot, len(pending.request.body), answer_bytes
 
     def _tell_lane(self, lane: Lane, decision: Decision, outcome: Outcome) -> None:
         """Let the lane learn from a failure: a wait, a stopped credential, an outage."""
@@ -395,33 +385,67 @@ class BatchRun:
 
     def _try_again(self, pending: Pending, slot: int, decision: Decision, outcome: Outcome) -> None:
         """Give up the slot and wait for the next attempt in the heap."""
-        token = (pending.route.lane, slot, 0)
+        token = (pending.route.lane, slot, 0, 0)
         if decision.rule.may_be_paid:
             # The slot is held until the loss is on record, so that a crash cannot hide it.
             self._recorder.lost_attempt(pending, code_of(outcome), token)
         else:
             self._release(token)
         if self._is_sending:
+            self._feeds[pending.route.lane].waiting += 1
             self._waiting.add(pending, decision.wait_s)
 
     def _send_again(self, pending: Pending) -> None:
-        self._feed(pending.route.lane).ready.appendleft(pending)
+        feed = self._feeds[pending.route.lane]
+        feed.waiting -= 1
+        feed.ready.appendleft(pending)
         pending.route.lane.wake()
-        self._low.set()
+        self._reader.go_on()
+
+    # Errors of ours
+
+    def _end_by_bug(self, pending: Pending, slot: int, error: Exception) -> None:
+        """An error of ours costs its request, and not the engine. Many cost no more requests:
+        they stop the batch."""
+        self._bugs += 1
+        log.error(
+            "call failed by an error of batchwright",
+            batch=self._batch.id,
+            line=pending.request.line,
+            exc_info=error,
+        )
+        pending.is_maybe_paid = True
+        token = self._token(pending, slot, 0)
+        try:
+            if self._bugs > BUGS_MAX:
+                self._recorder.lost_attempt(pending, Code.REQUEST_FAILED, token)
+                self._fail_by_bug(error)
+            else:
+                self._recorder.failure(pending, Ambiguous(_bug_said(error)), token)
+        except Exception as last:
+            pending.route.lane.release_slot()
+            self._fail_by_bug(last)
+
+    def _fail_by_bug(self, error: BaseException) -> None:
+        log.error("batch stopped by an error of batchwright", batch=self._batch.id, exc_info=error)
+        self._fail(Damaged(_bug_said(error)))
+
+    def _fail(self, failure: StorageError) -> None:
+        """Let the batch stop with `failure`."""
+        self.failure = self.failure or failure
+        self._is_sending = False
+        self._on_change()
 
     # Durable
 
     def _on_durable(self, tokens: Sequence[SlotToken | None]) -> None:
-        """A group is synced: its slots are free. Or the journal has failed."""
-        if self._journal.failure is not None:
-            self._on_failed_journal(tokens)
-            return
+        """A group is synced: its slots are free."""
         for token in tokens:
             if token is not None:
                 self._release(token)
         self._pace.note(self._runtime.monotonic(), self.tally.settled)
-        if self._held_bytes < self._settings.held_bytes_max:
-            self._low.set()
+        if self._budget.held_bytes < self._budget.bytes_max:
+            self._reader.go_on()
         if self._suspects:
             self._send_next_held()
         if self.is_settled:
@@ -432,15 +456,19 @@ class BatchRun:
         for token in tokens:
             if token is not None:
                 token[0].release_slot()
-        self.failure = self._journal.failure
-        self._is_sending = False
-        self._on_change()
+        self._budget.open()
+        if self._journal.failure is not None:
+            self._fail(self._journal.failure)
 
     def _release(self, token: SlotToken) -> None:
-        lane, slot, held_bytes = token
+        lane, slot, body_bytes, answer_bytes = token
         self._slots.give_back(slot)
-        self._held_bytes -= held_bytes
+        self._budget.drop(body_bytes, answer_bytes)
         lane.release_slot()
+
+
+def _bug_said(error: BaseException) -> str:
+    return f"An error of batchwright itself ({type(error).__name__}); its log says more."
 
 
 def _said(outcome: Outcome) -> str:

@@ -2,7 +2,8 @@
 
 While one group is being written and synced off the event loop, the next gathers; there is no timer.
 Only what is synced reaches the tally and `on_durable`. A failed write or sync stops the journal at
-once and is never retried on the same files: what they then hold is for recovery to find out.
+once and is never retried on the same files: what they then hold is for recovery to find out. The
+tokens of what is not durable then, and will not be, go to `on_failed`, at once and as they come.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Journal:
         tally: Tally,
         now: Callable[[], float],
         on_durable: Callable[[Sequence[Any]], None],
+        on_failed: Callable[[Sequence[Any]], None],
     ) -> None:
         self.batch_id = batch_id
         self.epoch = epoch
@@ -59,6 +61,7 @@ class Journal:
         self._blobs = blobs
         self._now = now
         self._on_durable = on_durable
+        self._on_failed = on_failed
         self._gathering = _Group()
         self._lengths = [0, 0, 0]  # appended: output, error, account
         self._synced = SegmentLengths(0, 0, 0)
@@ -114,7 +117,7 @@ class Journal:
 
     def _gather(self, fields: Fields, token: Any) -> None:
         if self.failure is not None:
-            self._on_durable((token,))  # nothing that comes now will be written
+            self._on_failed((token,))  # nothing that comes now will be written
             return
         group = self._gathering
         if not group.fields:
@@ -163,7 +166,7 @@ class Journal:
         """Write nothing any more, and hand back what was held for what is lost."""
         self.failure = error
         self._idle.set()
-        self._on_durable([*group.tokens, *self._gathering.tokens])
+        self._on_failed([*group.tokens, *self._gathering.tokens])
 
     async def _commit(self, group: _Group) -> None:
         synced = self._synced

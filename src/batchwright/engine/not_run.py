@@ -6,14 +6,14 @@ its line in the error file. A crash in between resumes where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from batchwright.blobs.base import Blobs, read_extents
+from batchwright.blobs.base import Blobs
 from batchwright.domain.file import Extent
-from batchwright.domain.lines import Line, LineSplitter
-from batchwright.domain.request import parse_request
+from batchwright.domain.lines import Line
 from batchwright.domain.result import Code
+from batchwright.engine.input import input_lines, read_request
 from batchwright.engine.journal import Journal
 from batchwright.engine.recorder import Recorder
 
@@ -32,40 +32,39 @@ async def write_not_run(
     blobs: Blobs,
     journal: Journal,
     recorder: Recorder,
-    line_bytes_max: int,
+    endpoint: str,
     is_stopping: Callable[[], bool],
 ) -> None:
     """Give each line without a result one with `code`. Leaves early, resumable, on a stop."""
-    splitter = LineSplitter(line_bytes_max=line_bytes_max)
+
+    async def write_slice(undone: list[Line]) -> None:
+        rendered = await blobs.offload(partial(_render, undone, endpoint, code, recorder))
+        for number, text in rendered:
+            recorder.rendered(number, text, code)
+        await journal.flush()
+
     undone: list[Line] = []
-    async for chunk in read_extents(blobs, extents):
-        undone += await blobs.offload(partial(_undone, splitter, chunk, journal))
+    async for lines in input_lines(blobs, extents):
+        undone += await blobs.offload(partial(_undone, lines, journal))
         if len(undone) >= SLICE_LINES:
-            await _write_slice(undone, code, blobs, journal, recorder)
+            await write_slice(undone)
             undone = []
         if is_stopping():
             return
-    undone += [line for line in splitter.finish() if not journal.tally.is_done(line.number)]
-    await _write_slice(undone, code, blobs, journal, recorder)
+    await write_slice(undone)
 
 
-def _undone(splitter: LineSplitter, chunk: bytes, journal: Journal) -> list[Line]:
+def _undone(lines: Iterator[Line], journal: Journal) -> list[Line]:
     is_done = journal.tally.is_done
-    return [line for line in splitter.feed(chunk) if not is_done(line.number)]
+    return [line for line in lines if not is_done(line.number)]
 
 
-async def _write_slice(
-    undone: list[Line], code: Code, blobs: Blobs, journal: Journal, recorder: Recorder
-) -> None:
-    for number, text in await blobs.offload(partial(_render, undone, code, recorder)):
-        recorder.rendered(number, text, code)
-    await journal.flush()
-
-
-def _render(undone: list[Line], code: Code, recorder: Recorder) -> list[tuple[int, bytes]]:
+def _render(
+    undone: list[Line], endpoint: str, code: Code, recorder: Recorder
+) -> list[tuple[int, bytes]]:
     rendered = []
     for line in undone:
-        custom_id = parse_request(line.number, line.content or b"").custom_id
+        custom_id = read_request(line, endpoint).custom_id
         text = recorder.render_not_sent(line.number, custom_id, code, MESSAGES[code])
         rendered.append((line.number, text))
     return rendered

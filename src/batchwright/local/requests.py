@@ -7,10 +7,11 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from batchwright.blobs.base import CHUNK_BYTES, read_extents
+from batchwright.blobs.base import CHUNK_BYTES
 from batchwright.domain.file import Extent, File
 from batchwright.domain.key import DEFAULT_TENANT
-from batchwright.domain.lines import Line, LineSplitter
+from batchwright.domain.lines import Line
+from batchwright.engine.input import input_lines
 from batchwright.wiring import Node
 
 FILE_NAME = "requests.jsonl"
@@ -79,13 +80,10 @@ def take_chunk(lines: Iterator[bytes]) -> bytes:
 async def _chosen(
     node: Node, file_id: str, is_chosen: Callable[[int], bool]
 ) -> AsyncIterator[bytes]:
-    splitter = LineSplitter(line_bytes_max=node.engine.settings.line_bytes_max)
     chooser = _Chooser(is_chosen)
-    async for chunk in read_extents(
-        node.blobs, await node.store.get_extents(DEFAULT_TENANT, file_id)
-    ):
-        yield await node.blobs.offload(partial(chooser.choose, splitter.feed(chunk)))
-    yield chooser.choose(splitter.finish())
+    extents = await node.store.get_extents(DEFAULT_TENANT, file_id)
+    async for lines in input_lines(node.blobs, extents):
+        yield await node.blobs.offload(partial(chooser.choose, lines))
 
 
 class _Chooser:

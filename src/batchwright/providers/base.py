@@ -19,8 +19,24 @@ from batchwright.domain.limits import LimitSeen
 # frozen dataclasses.
 
 
-class Call(msgspec.Struct, frozen=True, gc=False):
-    """One HTTP call to be made."""
+LARGE_ANSWER_BYTES = 2**20
+"""An answer above it is received only as far as there is room for it."""
+
+
+class Room(Protocol):
+    """Where room in memory is asked for before a large answer is received."""
+
+    async def reserve(self, size_bytes: int) -> None:
+        """Wait until there is so much."""
+        ...
+
+    def give_back(self, size_bytes: int) -> None:
+        """The answer is there, or will not come."""
+        ...
+
+
+class Call(msgspec.Struct, gc=False):
+    """One HTTP call to be made. But for `room`, which its maker does not know, never changed."""
 
     method: str
     url: str  # absolute
@@ -28,6 +44,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     body: bytes  # empty for GET
     timeout_s: float  # for the whole call; the transport enforces it
     answer_bytes_max: int  # cap on the decoded answer
+    room: Room | None = None  # for more than `LARGE_ANSWER_BYTES`; None: the transport's own
 
     def __repr__(self) -> str:
         """Without headers, which hold the key, and without what the caller said."""

@@ -9,6 +9,9 @@ Rules of this module, learned from pyreqwest 0.15:
   is being read. So `close` lets go of the calls that are held only because they were cancelled.
 - A connection whose call was cut short is never used again (the client closes it).
 - `max_connections` is not used: cancelled calls leak its permits. The limiter bounds the calls.
+- Its `read_timeout` also runs while the first byte is awaited, and its `timeout` alone does not
+  tell a stalled answer from a slow one. A model may think for minutes before it says anything, so
+  the call's timeout is the only one.
 - Answers are read as a stream up to a cap on the *decoded* bytes, so a gzip bomb stops there.
 - The classes of its errors mislead (a request that timed out waiting for its answer is a
   `ConnectTimeoutError`). The cause `client error (Connect)` alone says that nothing was sent.
@@ -41,7 +44,7 @@ from batchwright.domain.errors import (
     NotSent,
     TransportError,
 )
-from batchwright.providers.base import Answer, Call
+from batchwright.providers.base import LARGE_ANSWER_BYTES, Answer, Call, Room
 
 T = TypeVar("T")
 
@@ -49,8 +52,7 @@ CONNECT_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 30.0  # shorter than most servers keep an idle connection (75 s, 60 s)
 WRITE_STALL_S = 60.0
 KNOWN_HEADERS_MAX = 16
-LARGE_ANSWER_BYTES = 2**20
-LARGE_ANSWERS_MAX = 4  # larger answers received at a time: the others wait in their sockets
+LARGE_ANSWERS_MAX = 4  # large answers of live calls at a time: the others wait in their sockets
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\s*", re.DOTALL)
 _NOT_SENT = "client error (Connect)"  # hyper-util's name for all that precedes the first byte
@@ -92,7 +94,7 @@ class HttpTransport:
         except PyreqwestError as error:
             raise _translated(error) from error
         try:
-            body = await self._read(response, call.answer_bytes_max)
+            body = await self._read(response, call)
             if len(body) > call.answer_bytes_max:
                 raise AnswerTooLarge(f"the answer is larger than {call.answer_bytes_max} bytes")
         except BaseException as error:
@@ -104,17 +106,30 @@ class HttpTransport:
         # costs as much as the read, is not needed.
         return Answer(response.status, _Headers(response), body)
 
-    async def _read(self, response: Response, bytes_max: int) -> bytes:
-        """The body, up to one byte more than `bytes_max`."""
-        reader = response.body_reader
+    async def _read(self, response: Response, call: Call) -> bytes:
+        """The body, up to one byte more than the call allows."""
+        reader, bytes_max = response.body_reader, call.answer_bytes_max
         head = await _held(reader.read(min(LARGE_ANSWER_BYTES, bytes_max) + 1), self)
         if head is None:
             return b""
         if len(head) <= LARGE_ANSWER_BYTES or len(head) > bytes_max:
             return head.to_bytes()
-        async with self._large:
+        async with self._room_for(bytes_max, call.room):
             rest = await _held(reader.read(bytes_max + 1 - len(head)), self)
-        return head.to_bytes() + (b"" if rest is None else rest.to_bytes())
+            return head.to_bytes() + (b"" if rest is None else rest.to_bytes())
+
+    @asynccontextmanager
+    async def _room_for(self, size_bytes: int, room: Room | None) -> AsyncIterator[None]:
+        """Room for a large answer while it is received."""
+        if room is None:
+            async with self._large:
+                yield
+            return
+        await room.reserve(size_bytes)
+        try:
+            yield
+        finally:
+            room.give_back(size_bytes)
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[HttpStreamedAnswer]:

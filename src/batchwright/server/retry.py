@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
-from batchwright.blobs.base import read_extents
 from batchwright.domain.batch import Batch, Status
 from batchwright.domain.errors import Conflict, NotFound, UsageError
 from batchwright.domain.file import Extent, File
-from batchwright.domain.lines import LineSplitter
 from batchwright.domain.priority import Priority
 from batchwright.domain.segment import Segment
 from batchwright.engine.account import ERROR
+from batchwright.engine.input import input_lines
 from batchwright.engine.recovery import read_records
 from batchwright.server.context import Context
 from batchwright.server.progress import RETRY_OF
@@ -150,11 +149,7 @@ async def _input_extents(context: Context, batch: Batch) -> tuple[Extent, ...]:
 async def _lines_of(
     context: Context, extents: Sequence[Extent], wanted: LineSet
 ) -> AsyncIterator[bytes]:
-    splitter = LineSplitter(line_bytes_max=context.engine.settings.line_bytes_max)
-    async for chunk in read_extents(context.engine.blobs, extents):
-        for line in splitter.feed(chunk):
+    async for lines in input_lines(context.engine.blobs, extents):
+        for line in lines:
             if line.number in wanted and line.content is not None:
                 yield line.content
-    for line in splitter.finish():
-        if line.number in wanted and line.content is not None:
-            yield line.content

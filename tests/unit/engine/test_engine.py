@@ -310,20 +310,3 @@ def test_a_batch_waits_for_what_a_provider_says_that_did_not_answer_at_the_start
         assert ended.closing.codes == ({"model_not_found": 6} if expected[1] else {})
 
     simulate(unheard())
-
-
-def test_a_bug_in_a_transport_ends_the_engine_loudly() -> None:
-    async def buggy() -> None:
-        world = World(15)
-        engine = await world.boot()
-
-        async def send(call: Call) -> Answer:
-            raise RuntimeError("a bug")
-
-        world.network.send = send  # type: ignore[method-assign]
-        await world.create_batch(chat_lines(5))
-        async with asyncio.timeout(1_000):
-            await engine.failed.wait()
-        assert "a bug" in str(engine.failure)
-
-    simulate(buggy())

@@ -65,6 +65,7 @@ class Desk:
             tally=self.tally,
             now=lambda: 12.5,
             on_durable=self._on_durable,
+            on_failed=self._on_durable,
         )
 
     def _on_durable(self, tokens: Sequence[Any]) -> None:

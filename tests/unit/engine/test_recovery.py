@@ -62,6 +62,7 @@ class Disk:
             tally=self.tally,
             now=lambda: 0.0,
             on_durable=lambda tokens: None,
+            on_failed=lambda tokens: None,
         )
 
     def add(self, line: int, *, is_output: bool = True) -> None:

@@ -23,6 +23,7 @@ async def segment_of(
         tally=Tally(),
         now=lambda: 0.0,
         on_durable=lambda tokens: None,
+        on_failed=lambda tokens: None,
     )
     keys = journal.keys
     await blobs.create((keys.output, keys.error, keys.account))
