@@ -313,13 +313,17 @@ class Engine:
     async def call(self, route: Route, call: Call) -> Answer:
         """One call through the lane of a route, before all batch work. Raises `TransportError`.
 
-        Cancelled before its turn, it is never sent.
+        Cancelled before its turn, it is never sent; after that it cannot be called back, and the
+        cancellation waits for its end: until then its body is in memory.
         """
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        is_sent, ended = False, asyncio.Event()
 
         async def run() -> None:
+            nonlocal is_sent
             if self._has_left(done):
                 return
+            is_sent = True
             try:
                 answer = await route.provider.transport.send(call)
             except TransportError as error:
@@ -328,10 +332,16 @@ class Engine:
             else:
                 if not done.cancelled():
                     done.set_result(answer)
+            finally:
+                ended.set()
 
         job = self._queue_live(route, run, call, done)
         try:
             return await done
+        except asyncio.CancelledError:
+            if is_sent:
+                await ended.wait()
+            raise
         finally:
             self._drop_live(job, done)
 

@@ -189,6 +189,37 @@ async def test_the_live_calls_of_a_tenant_are_bounded_and_those_of_others_go_on(
     assert (passed.status_code, again.status_code) == (200, 200)
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_call_counts_until_it_has_ended_at_the_provider_though_its_client_left(
+    tmp_path: Any, is_streamed: bool
+) -> None:
+    settings = ServerSettings(live_calls_per_tenant=1)
+    body = {"model": MODEL, "messages": HELLO}
+    async with running_server(tmp_path, settings) as server, server.http() as http:
+        server.upstream.gate.clear()
+        async with server.http() as hasty:
+            left = asyncio.create_task(
+                hasty.post("/v1/chat/completions", json={**body, "stream": is_streamed})
+            )
+            await server.upstream.called.wait()
+            left.cancel()
+            await asyncio.gather(left, return_exceptions=True)
+        lane = server.engine.router.find(MODEL).lane
+        if is_streamed:  # closing it ends the call at once
+            await server.upstream.stream_closed.wait()
+        else:
+            for _ in range(20):
+                assert (await http.post("/v1/chat/completions", json=body)).status_code == 429
+        server.upstream.gate.set()
+        async with asyncio.timeout(5):
+            while lane.in_flight:
+                await asyncio.sleep(0)
+            while (await http.post("/v1/chat/completions", json=body)).status_code == 429:
+                pass
+
+    assert len(server.upstream.calls) == 2
+
+
 async def test_the_bodies_of_the_live_calls_of_a_tenant_are_bounded(tmp_path: Any) -> None:
     settings = ServerSettings(live_bytes_per_tenant=1_000)
     body = {"model": MODEL, "prompt": "x" * 600}
