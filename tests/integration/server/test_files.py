@@ -282,6 +282,47 @@ async def test_an_idempotency_key_makes_one_file_of_two_uploads(server: Any) -> 
     assert server.blobs_on_disk() == [f"files/{first.id}"]
 
 
+async def test_the_key_of_a_file_that_is_gone_is_as_new(server: Any, monkeypatch: Any) -> None:
+    headers = {"Idempotency-Key": "once"}
+    async with server.openai() as client:
+
+        async def upload() -> Any:
+            return await client.files.create(
+                file=("a.jsonl", chat_lines(1)), purpose="batch", extra_headers=headers
+            )
+
+        first = await upload()
+        await client.files.delete(first.id)
+        second, again = await upload(), await upload()
+        now = server.engine.runtime.now()
+        monkeypatch.setattr(server.engine.runtime, "now", lambda: now + 31 * 86_400)
+        third = await upload()
+        listed = [file.id async for file in client.files.list()]
+
+    assert second.id == again.id
+    assert len({first.id, second.id, third.id}) == 3
+    assert listed == [third.id]
+
+
+async def test_a_repeated_upload_gives_its_file_though_no_more_may_be_stored(
+    tmp_path: Any,
+) -> None:
+    content = chat_lines(1)
+    settings = ServerSettings(stored_bytes_per_tenant=len(content))
+    async with running_server(tmp_path, settings) as server, server.openai() as client:
+        made = [
+            await client.files.create(
+                file=("a", content), purpose="batch", extra_headers={"Idempotency-Key": "once"}
+            )
+            for _ in range(2)
+        ]
+        with pytest.raises(openai.RateLimitError):
+            await client.files.create(file=("a", content), purpose="batch")
+
+    assert made[0].id == made[1].id
+    assert server.blobs_on_disk() == [f"files/{made[0].id}"]
+
+
 async def test_lists_are_paged_by_the_last_item_in_either_order(server: Any) -> None:
     async with server.openai() as client:
         made = [(await client.files.create(file=b"%d" % at, purpose="evals")).id for at in range(5)]
