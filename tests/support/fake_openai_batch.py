@@ -184,7 +184,10 @@ class FakeOpenAI:
         for (method, prefix), answers in self.faults.items():
             if request.method == method and request.path.startswith(prefix) and answers:
                 await request.read()
-                return _fault(request, answers.pop(0))
+                fault = answers.pop(0)
+                if fault.get("after"):
+                    await handler(request)
+                return _fault(request, fault)
         answer: web.StreamResponse = await handler(request)
         return answer
 
@@ -290,7 +293,10 @@ def _error(
 
 
 def _fault(request: web.Request, fault: Json) -> web.StreamResponse:
-    """`{"close": True}` breaks the connection, else `status`, `headers`, `code`, `text`."""
+    """`{"close": True}` breaks the connection, else `status`, `headers`, `code`, `text`.
+
+    With `{"after": True}` beside them the call had its effect before.
+    """
     if fault.get("close"):
         assert request.transport is not None
         request.transport.abort()

@@ -123,8 +123,8 @@ class BatchProcessor:
         """Wait until every batch of the job has ended, without fetching its results.
 
         `poll_interval` in seconds; without it from 1 s growing to 60 s. An outage of the
-        server of up to 10 minutes is waited out. Raises `BatchInvalid` as soon as a batch
-        fails validation.
+        server of up to 10 minutes is waited out. Raises `BatchInvalid` where a batch failed
+        validation; the other batches of that input are cancelled first.
         """
         return run_sync(self._async.wait(batch_id, poll_interval))
 
@@ -136,7 +136,8 @@ class BatchProcessor:
         A request that failed has `response` None and a `RequestFailure` as `error`.
         Of a job that expired or was cancelled you get what there is; the requests that did
         not run are failures (`batch_expired`, `batch_cancelled`).
-        Raises `BatchInvalid` with the lines if the input was refused.
+        Raises `BatchInvalid` with the lines if the input was refused; `results` of the error
+        has what the other batches of a split job had answered.
         """
         return run_sync(self._async.wait_and_download(batch_id, poll_interval))
 

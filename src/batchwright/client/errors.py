@@ -162,14 +162,23 @@ class BatchInvalid(BatchwrightError):
     """A batch failed validation: nothing of it ran and nothing was charged.
 
     `errors` has an entry per refused line, in line order.
-    Where one job was split into several batches the lines count through the whole job.
+    Where one job was split into several batches the lines count through the whole job. The other
+    batches may have run: `cancelled` has the ids of those that were cancelled for this, and
+    `results`, where results were asked for, every result of the others.
     """
 
-    def __init__(self, batch_id: str, errors: Sequence[LineError]) -> None:
+    def __init__(
+        self, batch_id: str, errors: Sequence[LineError], *, cancelled: Sequence[str] = ()
+    ) -> None:
         shown = "; ".join(causes(errors, shown_max=_CAUSES_SHOWN_MAX))
-        super().__init__(f"Batch {batch_id} failed validation: {shown or 'no reason given'}")
+        text = f"Batch {batch_id} failed validation: {shown or 'no reason given'}"
+        if cancelled:
+            text += f". The rest of its input was cancelled: {', '.join(cancelled)}"
+        super().__init__(text)
         self.batch_id = batch_id
         self.errors = tuple(errors)
+        self.cancelled = tuple(cancelled)
+        self.results: list[Any] = []
 
 
 class RequestsFailed(BatchwrightError):

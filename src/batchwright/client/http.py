@@ -3,7 +3,8 @@
 One method per operation, plain dictionaries as the wire has them. Retries follow the official
 SDK (reference: openai-python `_base_client.py`): connection errors, 408, 409, 429 and 5xx,
 `x-should-retry` overrides, `retry-after` is obeyed. What must not happen twice carries an
-`Idempotency-Key`, which servers that do not know it ignore.
+`Idempotency-Key`, which servers that do not know it ignore. Two uploads do no harm; two batches
+would be paid twice, so that the list of batches is looked at before one is asked for again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import json
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -41,6 +42,7 @@ from batchwright.client.errors import (
     Unauthenticated,
 )
 from batchwright.client.settings import resolve_endpoint
+from batchwright.replacing import replacing_async
 
 if TYPE_CHECKING:
     from pyreqwest.request import RequestBuilder
@@ -56,6 +58,7 @@ BACKOFF_MAX_S = 8.0
 UPLOAD_RATE_MIN = 64 * 1024  # bytes a second; slower uploads run into the timeout
 CHUNK_BYTES = 1024 * 1024
 ERROR_TEXT_MAX = 500
+BATCHES_LOOKED_AT = 100  # the newest: one that was just begun is among them
 
 _RETRYABLE = frozenset({408, 409, 429})
 _ERRORS: dict[int, type[ApiError]] = {
@@ -76,6 +79,14 @@ class Answer:
     retry_after_s: float | None  # what the server asked for, not capped
     should_retry: bool  # by status and `x-should-retry`
     request_id: str | None
+
+
+Find = Callable[[], Awaitable[Answer | None]]
+"""Looks whether a call whose answer was lost had its effect: its answer, or None."""
+
+
+class _Unclear(Exception):
+    """It cannot be told whether a call whose answer was lost had its effect."""
 
 
 class Client:
@@ -224,19 +235,16 @@ class Client:
     ) -> int:
         """Write the content of a file to `path`; returns its size in bytes.
 
-        `path` appears only when it is complete; until then the bytes gather in
-        `path` with `.part` at its end.
+        `path` appears, or is replaced, only when it is complete.
         """
-        target = Path(path)
-        partial = target.with_name(target.name + ".part")
         size = 0
-        with partial.open("wb") as out:
-            async for chunk in self.iter_content(file_id):
-                await asyncio.to_thread(out.write, chunk)
-                size += len(chunk)
-                if on_bytes is not None:
-                    on_bytes(len(chunk))
-        partial.replace(target)
+        async with replacing_async(Path(path)) as temporary:
+            with temporary.open("wb") as out:
+                async for chunk in self.iter_content(file_id):
+                    await asyncio.to_thread(out.write, chunk)
+                    size += len(chunk)
+                    if on_bytes is not None:
+                        on_bytes(len(chunk))
         return size
 
     # --- batches
@@ -250,8 +258,14 @@ class Client:
         metadata: Mapping[str, str] | None = None,
         extra: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
+        is_fresh_file: bool = False,
     ) -> Json:
-        """Create a batch; `extra` is merged into the request body. Returns the Batch."""
+        """Create a batch; `extra` is merged into the request body. Returns the Batch.
+
+        Where the answer was lost, the server may have begun the batch: if its list has one over
+        the same file, this is it where `is_fresh_file` says that there was none before. Else
+        nothing is repeated, and the error is raised.
+        """
         body = {
             "input_file_id": input_file_id,
             "endpoint": endpoint,
@@ -261,7 +275,21 @@ class Client:
             **(extra or {}),
         }
         headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
-        return await self._call("POST", "/batches", json_body=body, headers=headers)
+
+        async def find() -> Answer | None:
+            return await self._find_begun(input_file_id, is_fresh_file)
+
+        return await self._call("POST", "/batches", json_body=body, headers=headers, find=find)
+
+    async def _find_begun(self, input_file_id: str, is_fresh_file: bool) -> Answer | None:
+        """The batch over a file, as if it had been answered. Raises `_Unclear`."""
+        newest = (await self.list_batches(limit=BATCHES_LOOKED_AT)).get("data") or []
+        begun = [batch for batch in newest if batch.get("input_file_id") == input_file_id]
+        if not begun:
+            return None
+        if len(begun) > 1 or not is_fresh_file:
+            raise _Unclear
+        return Answer(HTTPStatus.OK, json.dumps(begun[0]).encode(), None, False, None)
 
     async def get_batch(self, batch_id: str) -> Json:
         """The Batch object of `batch_id`."""
@@ -342,6 +370,7 @@ class Client:
         query: Mapping[str, Any] | None = None,
         json_body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        find: Find | None = None,
     ) -> Json:
         given = {name: value for name, value in (query or {}).items() if value is not None}
         content = None if json_body is None else json.dumps(json_body).encode()
@@ -354,10 +383,10 @@ class Client:
                 builder = builder.header("content-type", "application/json").body_bytes(content)
             return builder
 
-        return await self._json(build)
+        return await self._json(build, find)
 
-    async def _json(self, build: Callable[[], RequestBuilder]) -> Json:
-        answer = await self._send_retrying(build)
+    async def _json(self, build: Callable[[], RequestBuilder], find: Find | None = None) -> Json:
+        answer = await self._send_retrying(build, find)
         try:
             value = json.loads(answer.body)
         except ValueError:
@@ -369,11 +398,13 @@ class Client:
             )
         return value
 
-    async def _send_retrying(self, build: Callable[[], RequestBuilder]) -> Answer:
+    async def _send_retrying(
+        self, build: Callable[[], RequestBuilder], find: Find | None
+    ) -> Answer:
         tries = 0
         while True:
             tries += 1
-            error: BaseException
+            error: ApiError | ServerUnreachable
             try:
                 answer = await self._send(build())
                 if answer.status < HTTPStatus.BAD_REQUEST:
@@ -385,6 +416,13 @@ class Client:
             if final or tries > self._retries:
                 raise error
             await asyncio.sleep(_wait_s(tries, told_s))
+            if find is not None and not isinstance(error, RateLimited | StateConflict):
+                try:
+                    found = await find()
+                except (_Unclear, ApiError, ServerUnreachable) as unclear:
+                    raise error from unclear
+                if found is not None:
+                    return found
 
     async def _send(self, builder: RequestBuilder) -> Answer:
         try:

@@ -9,6 +9,7 @@ from batchwright.client import results as result_lines
 from batchwright.client.http import Json
 from batchwright.client.items import EMBEDDINGS, Item, body_of, encode, plain_endpoint, require_list
 from batchwright.domain.errors import UsageError
+from batchwright.replacing import replacing
 
 CHAT_ENDPOINT = "/v1/chat/completions"
 EMBEDDINGS_ENDPOINT = "/v1/embeddings"
@@ -37,12 +38,10 @@ def write_batch_file(
     target = Path(output_path)
     if target.is_dir() or not target.parent.is_dir():
         raise UsageError(f"output_path: expected a file in a folder that exists, got {target}")
-    partial = target.with_name(target.name + ".part")
-    with partial.open("wb") as out:
+    with replacing(target) as temporary, temporary.open("wb") as out:
         for name, body in _requests(sized, system_prompt, model, url, params or {}):
             request = {"custom_id": name, "method": "POST", "url": url, "body": body}
             out.write(encode(request) + b"\n")
-    partial.replace(target)
     return target
 
 

@@ -25,11 +25,16 @@ class JobStatus:
     def is_done(self) -> bool:
         return all(status_of(batch) in TERMINAL for batch in self.batches)
 
-    def require_valid(self) -> None:
-        """Raise `BatchInvalid` for the first batch whose input was refused."""
-        for batch in self.batches:
-            if status_of(batch) == "failed":
-                raise BatchInvalid(str(batch["id"]), line_errors(batch))
+    def require_valid(self, *, cancelled: tuple[str, ...] = ()) -> None:
+        """Raise `BatchInvalid` for the batches whose input was refused.
+
+        `cancelled` are the others of the job that were cancelled for that.
+        """
+        refused = [batch for batch in self.batches if status_of(batch) == "failed"]
+        if refused:
+            ids = ",".join(str(batch["id"]) for batch in refused)
+            errors = [error for batch in refused for error in line_errors(batch)]
+            raise BatchInvalid(ids, errors, cancelled=cancelled)
 
 
 def split_ids(batch_id: str) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any, Self, TypeVar
 from batchwright.client import results as result_lines
 from batchwright.client.errors import (
     ApiError,
+    BatchInvalid,
     ObjectNotFound,
     RateLimited,
     RequestFailure,
@@ -36,7 +38,6 @@ from batchwright.client.items import Item, plain_endpoint
 from batchwright.client.job_status import (
     TERMINAL,
     JobStatus,
-    counts_of,
     job_status,
     split_ids,
     status_of,
@@ -46,6 +47,7 @@ from batchwright.client.results import Job, Result, Results
 from batchwright.client.splitting import (
     BYTES_PER_BATCH,
     REQUESTS_PER_BATCH,
+    Numbered,
     Part,
     Plan,
     plan_file,
@@ -60,6 +62,10 @@ POLL_GROWTH = 1.5
 POLL_MAX_S = 60.0
 OUTAGE_MAX_S = 600.0  # how long a server may be away while it is waited for
 TRANSFERS_AT_ONCE = 4
+
+# What we keep in the metadata of a batch.
+REQUEST_IDS = "request_ids"  # that its ids are of our making, and which: see `Numbered`
+JOB = "job"  # the same on every part of an input that became several batches
 
 _PASSING = (ServerUnreachable, ServerFailed, RateLimited)
 
@@ -183,13 +189,15 @@ class AsyncBatchProcessor:
     async def _create(self, plan: Plan, file_ids: list[str], description: str | None) -> list[str]:
         """One batch per uploaded part. All of them or none: what was begun is cancelled."""
         created: list[str] = []
+        job = uuid.uuid4().hex
         try:
             for number, (part, file_id) in enumerate(zip(plan.parts, file_ids, strict=True), 1):
                 batch = await self.client.create_batch(
                     file_id,
                     endpoint=plan.endpoint,
                     completion_window=self._completion_window,
-                    metadata=_metadata(description, number, part, plan),
+                    metadata=_metadata(description, number, part, plan, job),
+                    is_fresh_file=True,
                 )
                 created.append(str(batch["id"]))
         except BaseException:
@@ -219,6 +227,7 @@ class AsyncBatchProcessor:
 
     async def _poll(self, ids: list[str], interval_s: float | None, bar: Progress) -> JobStatus:
         latest: dict[str, Json] = {}
+        cancelled: dict[str, None] = {}
         reached_at = monotonic()
         for delay_s in poll_delays(interval_s):
             waiting = [name for name in ids if status_of(latest.get(name, {})) not in TERMINAL]
@@ -234,10 +243,14 @@ class AsyncBatchProcessor:
                 continue
             status = job_status([latest[name] for name in ids])
             _show(bar, status)
-            status.require_valid()
             if status.is_done:
                 break
+            for name in _left_of_refused(status.batches):
+                if name not in cancelled:
+                    await self._cancel_quietly(name)
+                    cancelled[name] = None
             await asyncio.sleep(delay_s)
+        status.require_valid(cancelled=tuple(cancelled))
         return status
 
     async def cancel(self, batch_id: str) -> JobStatus:
@@ -257,8 +270,7 @@ class AsyncBatchProcessor:
         self, batch_id: str, poll_interval: float | None = None
     ) -> list[Result]:
         """Wait for the job and fetch its results; see `BatchProcessor`."""
-        status = await self.wait(batch_id, poll_interval)
-        jobs = await self._jobs(status.batches)
+        jobs = await self._jobs((await self._wait(batch_id, poll_interval)).batches)
         return [result for job in jobs for result in job.results.values()]
 
     async def retry_failed(
@@ -269,7 +281,7 @@ class AsyncBatchProcessor:
         input_path: Path | str | None = None,
     ) -> list[Result]:
         """Send only the failed requests again and merge; see `BatchProcessor`."""
-        status = await self.wait(batch_id, poll_interval)
+        status = await self._wait(batch_id, poll_interval)
         jobs = await self._jobs(status.batches)
         again = [await self._submit_failed(job, status.batches, input_path) for job in jobs]
         self.last_batch_id = ",".join([*split_ids(batch_id), *filter(None, again)])
@@ -298,6 +310,20 @@ class AsyncBatchProcessor:
             batch_id = await self.submit_batch(path, description)
         return await self.wait_and_download(batch_id, poll_interval)
 
+    async def _wait(self, batch_id: str, poll_interval: float | None) -> JobStatus:
+        """`wait`; where a batch was refused, the error has the results of the others."""
+        try:
+            return await self.wait(batch_id, poll_interval)
+        except BatchInvalid as invalid:
+            try:
+                batches = (await self.status(batch_id)).batches
+                jobs = await self._jobs([each for each in batches if status_of(each) != "failed"])
+            except (ApiError, ServerUnreachable) as error:
+                invalid.add_note(f"The results of the others could not be fetched: {error}")
+                raise invalid from error
+            invalid.results = [result for job in jobs for result in job.results.values()]
+            raise
+
     async def _jobs(self, batches: Iterable[Json]) -> list[Job]:
         return result_lines.merge(await _side_by_side(self._results_of, list(batches)))
 
@@ -310,17 +336,18 @@ class AsyncBatchProcessor:
                 async for line in self.client.iter_lines(file_id):
                     result = result_lines.read_result(line, endpoint)
                     found[result["id"]] = result
-        ordered = result_lines.in_our_order(found)
-        if ordered is not None and len(ordered) == counts_of(batch)[0] > 0:
-            return ordered
-        return await self._in_input_order(batch, found)
+        numbered = Numbered.parse((batch.get("metadata") or {}).get(REQUEST_IDS))
+        ids = numbered.ids if numbered is not None else []
+        if ids and found.keys() == set(ids):
+            return {name: found[name] for name in ids}
+        return await self._in_input_order(batch, found, ids)
 
-    async def _in_input_order(self, batch: Json, found: Results) -> Results:
+    async def _in_input_order(self, batch: Json, found: Results, ids: list[str]) -> Results:
         """Ask the input file for the order, and for requests without a result line."""
         try:
             names = [name async for name, _ in self._input_lines(batch)]
         except ObjectNotFound:  # deleted: what there is, as it stands
-            return result_lines.in_our_order(found) or found
+            return {name: found[name] for name in ids if name in found} | found
         return result_lines.in_order_of(names, found, _no_result(batch))
 
     async def _input_lines(self, batch: Json) -> AsyncIterator[tuple[str, bytes]]:
@@ -409,11 +436,31 @@ async def _side_by_side(
         raise
 
 
-def _metadata(description: str | None, number: int, part: Part, plan: Plan) -> dict[str, str]:
+def _metadata(
+    description: str | None, number: int, part: Part, plan: Plan, job: str
+) -> dict[str, str]:
     metadata = {"description": description[:512]} if description else {}
+    if part.numbered is not None:
+        metadata[REQUEST_IDS] = str(part.numbered)
     if len(plan.parts) > 1:
-        metadata |= {"part": f"{number}/{len(plan.parts)}", "first_line": str(part.first_line)}
+        place = {"part": f"{number}/{len(plan.parts)}", "first_line": str(part.first_line)}
+        metadata |= {**place, JOB: job}
     return metadata
+
+
+def _left_of_refused(batches: Collection[Json]) -> list[str]:
+    """The ids of the batches that still run although another part of their input was refused."""
+    refused = {_job_of(batch) for batch in batches if status_of(batch) == "failed"} - {None}
+    return [
+        str(batch["id"])
+        for batch in batches
+        if _job_of(batch) in refused and status_of(batch) not in TERMINAL
+    ]
+
+
+def _job_of(batch: Json) -> str | None:
+    name = (batch.get("metadata") or {}).get(JOB)
+    return name if isinstance(name, str) else None
 
 
 def _show(bar: Progress, status: JobStatus) -> None:

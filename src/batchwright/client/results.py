@@ -7,7 +7,6 @@ and the batches that repeated its failed requests later.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -15,8 +14,6 @@ from typing import Any, TypedDict
 from batchwright.client.errors import RequestFailure
 from batchwright.client.items import answer_of, tokens_of
 from batchwright.domain.errors import BatchwrightError
-
-OUR_ID = re.compile(r"request-(\d+)")
 
 
 class Result(TypedDict):
@@ -93,15 +90,6 @@ def failure_from(error: Any, status: int | None) -> RequestFailure:
 
 
 # --- order and merging
-
-
-def in_our_order(results: Results) -> Results | None:
-    """`results` sorted by their ids, or None if not all of these are of our making."""
-    numbers = {name: OUR_ID.fullmatch(name) for name in results}
-    if not all(numbers.values()):
-        return None
-    ordered = sorted(results, key=lambda name: int(name.rpartition("-")[2]))
-    return {name: results[name] for name in ordered}
 
 
 def in_order_of(names: Iterable[str], results: Results, missing: RequestFailure) -> Results:

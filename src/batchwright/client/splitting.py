@@ -6,6 +6,7 @@ A part is a range of bytes of the file that ends at a line end: nothing is copie
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,34 @@ BYTES_PER_BATCH = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class Numbered:
+    """Ids that we made: `request-07` to `request-12`, each on its line, in this order."""
+
+    first: int
+    last: int
+    width: int  # digits
+
+    def __str__(self) -> str:
+        return f"{self.first:0{self.width}d}-{self.last:0{self.width}d}"
+
+    @property
+    def ids(self) -> list[str]:
+        return [f"request-{number:0{self.width}d}" for number in range(self.first, self.last + 1)]
+
+    @classmethod
+    def parse(cls, text: object) -> Numbered | None:
+        """What `str` gave; None for anything else."""
+        found = _NUMBERED.fullmatch(text) if isinstance(text, str) else None
+        if found is None or len(found[1]) != len(found[2]):
+            return None
+        return cls(int(found[1]), int(found[2]), len(found[1]))
+
+
+_NUMBERED = re.compile(r"([0-9]{1,12})-([0-9]{1,12})")
+_FIRST_ID = re.compile(rb'\{"custom_id":"request-(0*1)"')
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A range of an input file that becomes one batch."""
 
@@ -27,6 +56,7 @@ class Part:
     size_bytes: int
     first_line: int  # 1-based line of the file at which it starts
     requests: int
+    numbered: Numbered | None = None  # None: it has ids of another making
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +102,44 @@ def _cut(
 ) -> Iterator[Part]:
     start = size = weight = requests = 0
     first_line = 1
+    numbers = _Numbers()
     with source.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             counted = weigh(line) if not line.isspace() else 0
             if requests and (weight + counted > requests_max or size + len(line) > size_bytes_max):
-                yield Part(start, size, first_line, requests)
+                yield Part(start, size, first_line, requests, numbers.take(requests))
                 start, size, weight, requests, first_line = start + size, 0, 0, 0, number
             size += len(line)
             weight += counted
             requests += counted > 0
+            if counted:
+                numbers.look(line)
     if requests:
-        yield Part(start, size, first_line, requests)
+        yield Part(start, size, first_line, requests, numbers.take(requests))
+
+
+class _Numbers:
+    """Whether the requests have the ids that `create_batch_file` gives, from the first on."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._width = 0  # 0: they have others
+
+    def look(self, line: bytes) -> None:
+        """Note the next request."""
+        self._count += 1
+        if self._count == 1:
+            first = _FIRST_ID.match(line)
+            self._width = len(first[1]) if first else 0
+        elif self._width:
+            expected = b'{"custom_id":"request-%0*d"' % (self._width, self._count)
+            self._width *= line.startswith(expected)
+
+    def take(self, requests: int) -> Numbered | None:
+        """The ids of the last `requests` of them."""
+        if not self._width:
+            return None
+        return Numbered(self._count - requests + 1, self._count, self._width)
 
 
 def _one(_line: bytes) -> int:

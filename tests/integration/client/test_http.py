@@ -218,6 +218,31 @@ async def test_files_and_batches_are_listed_and_removed(
     assert (await client.delete_file(file["id"]))["deleted"] is True
 
 
+async def test_a_batch_over_a_file_of_old_is_not_asked_for_again_in_doubt(
+    server: FakeOpenAI, client: Client
+) -> None:
+    server.files["file-old"] = b"{}\n"
+    server.script = lambda batch: None
+    await client.create_batch("file-old")
+    server.faults["POST", "/v1/batches"] = [{"close": True, "after": True}]
+
+    with pytest.raises(ServerUnreachable):
+        await client.create_batch("file-old")
+
+    assert len(server.batches) == 2
+
+
+async def test_a_download_leaves_files_of_like_names_alone(
+    server: FakeOpenAI, client: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "out.part").write_text("mine")
+
+    await client.download(server.store(b"content"), tmp_path / "out")
+
+    assert (tmp_path / "out").read_bytes() == b"content"
+    assert (tmp_path / "out.part").read_text() == "mine"
+
+
 async def test_ids_cannot_leave_their_place_in_the_path(server: FakeOpenAI, client: Client) -> None:
     with pytest.raises(ObjectNotFound):
         await client.get_file("../models")

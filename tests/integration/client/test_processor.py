@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -134,7 +135,7 @@ async def test_the_asynchronous_form_does_the_same(server: FakeOpenAI, tmp_path:
         results = await processor.wait_and_download(batch_id, POLL_S)
 
     assert [result["response"] for result in results] == ANSWERS
-    assert server.batches[batch_id].wire["metadata"] == {"description": "nightly"}
+    assert server.batches[batch_id].wire["metadata"]["description"] == "nightly"
 
 
 def test_embeddings_put_the_vector_into_the_response(
@@ -155,6 +156,27 @@ def test_own_ids_keep_the_order_of_the_input(server: FakeOpenAI, processor: Batc
     results = processor.run(items, model="m", poll_interval=POLL_S)
 
     assert [result["id"] for result in results] == ["zebra", "ant", "bear"]
+
+
+def test_own_ids_that_look_like_ours_keep_the_order_of_the_input(
+    server: FakeOpenAI, processor: BatchProcessor
+) -> None:
+    items = [{"id": f"request-{number}", "content": "x"} for number in (3, 1, 2)]
+
+    results = processor.run(items, model="m", poll_interval=POLL_S)
+
+    assert [result["id"] for result in results] == ["request-3", "request-1", "request-2"]
+
+
+def test_the_order_of_our_ids_needs_no_input_file(
+    server: FakeOpenAI, processor: BatchProcessor
+) -> None:
+    server.script = failing(3)
+
+    processor.run(ITEMS, None, "m", poll_interval=POLL_S)
+
+    assert server.batches["batch_1"].wire["metadata"] == {"request_ids": "01-12"}
+    assert not server.count("GET", "/v1/files/file-1/content")
 
 
 def test_failures_stand_in_their_place(server: FakeOpenAI, processor: BatchProcessor) -> None:
@@ -259,6 +281,72 @@ def test_refused_lines_count_through_the_whole_job(server: FakeOpenAI) -> None:
         processor.run(ITEMS, None, "m", poll_interval=POLL_S)
 
     assert raised.value.errors[0].line == 8
+
+
+def test_when_a_part_is_refused_the_rest_is_cancelled_and_its_answers_are_kept(
+    server: FakeOpenAI,
+) -> None:
+    def script(batch: FakeBatch) -> None:
+        if batch.wire["id"] == "batch_2":
+            batch.invalid([{"code": "x", "message": "bad", "line": 1}])
+        elif batch.wire["id"] == "batch_1":
+            echo_all(batch)
+
+    server.script = script
+    with parted(server) as processor, pytest.raises(BatchInvalid) as raised:
+        processor.run(ITEMS, None, "m", poll_interval=POLL_S)
+
+    assert server.batches["batch_3"].wire["status"] == "cancelled"
+    assert raised.value.cancelled == ("batch_3",)
+    assert "The rest of its input was cancelled: batch_3" in str(raised.value)
+    assert [result["response"] for result in raised.value.results] == [*ANSWERS[:5], None, None]
+
+
+def test_batches_of_other_jobs_are_not_cancelled_for_one_that_is_refused(
+    server: FakeOpenAI, processor: BatchProcessor
+) -> None:
+    def script(batch: FakeBatch) -> None:
+        if batch.wire["id"] == "batch_2":
+            batch.invalid([{"code": "x", "message": "bad", "line": 1}])
+
+    def finish_later(batch: FakeBatch) -> None:
+        if batch.polls > 3 and batch.wire["status"] == "validating":
+            echo_all(batch)
+
+    server.script, server.on_poll = script, finish_later
+    with TemporaryDirectory() as folder:
+        path = processor.create_batch_file(ITEMS, None, "m", Path(folder, "in.jsonl"))
+        ids = [processor.submit_batch(path), processor.submit_batch(path)]
+
+    with pytest.raises(BatchInvalid) as raised:
+        processor.wait_and_download(",".join(ids), POLL_S)
+
+    assert server.batches["batch_1"].wire["status"] == "completed"
+    assert [result["response"] for result in raised.value.results] == ANSWERS
+
+
+@pytest.mark.parametrize("fault", [{"close": True}, {"status": 500}])
+def test_a_batch_whose_answer_was_lost_is_found_and_not_made_twice(
+    server: FakeOpenAI, processor: BatchProcessor, fault: dict[str, Any]
+) -> None:
+    server.faults["POST", "/v1/batches"] = [{**fault, "after": True}]
+
+    results = processor.run(ITEMS, None, "m", poll_interval=POLL_S)
+
+    assert [result["response"] for result in results] == ANSWERS
+    assert list(server.batches) == ["batch_1"]
+
+
+@pytest.mark.parametrize("fault", [{"close": True}, {"status": 500}, {"status": 429}])
+def test_a_batch_that_was_not_made_is_asked_for_again(
+    server: FakeOpenAI, processor: BatchProcessor, fault: dict[str, Any]
+) -> None:
+    server.faults["POST", "/v1/batches"] = [fault]
+
+    processor.run(ITEMS, None, "m", poll_interval=POLL_S)
+
+    assert server.count("POST", "/v1/batches") == 2
+    assert list(server.batches) == ["batch_1"]
 
 
 def test_when_one_batch_cannot_be_created_the_others_are_cancelled(server: FakeOpenAI) -> None:

@@ -10,7 +10,6 @@ from batchwright.client.results import (
     custom_id,
     failed,
     in_order_of,
-    in_our_order,
     merge,
     read_result,
 )
@@ -75,14 +74,6 @@ def test_ids_sort_as_the_requests_do() -> None:
 
     assert ids[0] == "request-0001"
     assert sorted(ids) == ids
-
-
-def test_our_own_ids_give_the_order_and_foreign_ones_do_not() -> None:
-    ordered = in_our_order(results(**{"request-10": True, "request-09": False}))
-
-    assert ordered is not None
-    assert list(ordered) == ["request-09", "request-10"]
-    assert in_our_order(results(**{"request-1": True, "mine": True})) is None
 
 
 def test_a_request_without_result_gets_the_failure() -> None:

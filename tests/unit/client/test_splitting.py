@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchwright.client.splitting import plan_file
+from batchwright.client.splitting import Numbered, plan_file
 from batchwright.domain.errors import UsageError
 
 
@@ -64,6 +64,48 @@ def test_parts_join_to_the_whole_file_within_the_limits(
     assert plan.requests == len(sizes)
     assert all(part.requests <= requests_max for part in plan.parts)
     assert all(part.size_bytes <= size_bytes_max for part in plan.parts if part.requests > 1)
+
+
+def named(*names: str) -> bytes:
+    return b"".join(
+        b'{"custom_id":"%b","url":"/v1/chat/completions","body":{}}\n' % name.encode()
+        for name in names
+    )
+
+
+def test_ids_of_our_making_are_known_part_by_part(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(named(*(f"request-{number:02d}" for number in range(1, 11))))
+
+    parts = plan_file(path, requests_max=4).parts
+
+    assert [str(part.numbered) for part in parts] == ["01-04", "05-08", "09-10"]
+    numbered = Numbered.parse("09-10")
+    assert numbered == parts[2].numbered
+    assert numbered is not None
+    assert numbered.ids == ["request-09", "request-10"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("request-2", "request-1"),
+        ("request-1", "request-3"),
+        ("request-01", "request-2"),
+        ("request-9", "request-10"),
+        ("a", "request-2"),
+    ],
+)
+def test_other_ids_are_not_taken_for_ours(tmp_path: Path, names: tuple[str, ...]) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(named(*names))
+
+    assert plan_file(path).parts[0].numbered is None
+
+
+@pytest.mark.parametrize("text", [None, 7, "", "1", "1-", "01-2", "a-b", "1-2-3"])
+def test_other_metadata_is_no_numbering(text: object) -> None:
+    assert Numbered.parse(text) is None
 
 
 def test_each_embedding_input_counts(tmp_path: Path) -> None:
