@@ -288,6 +288,54 @@ async def test_an_endless_answer_or_a_gzip_bomb_stops_at_the_cap(
     assert server.sent_chunks < 1000
 
 
+class CountedRoom:
+    """Room for large answers that is there when `is_free` is set."""
+
+    def __init__(self) -> None:
+        self.is_free = asyncio.Event()
+        self.is_asked = asyncio.Event()
+        self.asked: list[int] = []
+        self.given_back: list[int] = []
+
+    async def reserve(self, size_bytes: int) -> None:
+        self.asked.append(size_bytes)
+        self.is_asked.set()
+        await self.is_free.wait()
+
+    def give_back(self, size_bytes: int) -> None:
+        self.given_back.append(size_bytes)
+
+
+async def test_a_large_answer_is_received_when_there_is_room_and_a_small_one_at_once(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    room = CountedRoom()
+    url = server.url + "/echo"
+    small, large = (call(url, b"x" * size, bytes_max=3 * MIB) for size in (MIB, MIB + 1))
+    small.room = large.room = room
+    assert len((await transport.send(small)).body) == MIB
+    assert room.asked == []
+
+    sending = asyncio.create_task(transport.send(large))
+    await room.is_asked.wait()
+    assert not sending.done()
+    room.is_free.set()
+    assert len((await sending).body) == MIB + 1
+    assert room.asked == room.given_back == [large.answer_bytes_max]
+
+
+async def test_a_large_answer_that_breaks_off_gives_its_room_back(
+    server: FaultServer, transport: HttpTransport
+) -> None:
+    room = CountedRoom()
+    room.is_free.set()
+    endless = call(server.url + "/infinite", bytes_max=3 * MIB)
+    endless.room = room
+    with pytest.raises(AnswerTooLarge):
+        await transport.send(endless)
+    assert room.asked == room.given_back == [3 * MIB]
+
+
 # --- what went wrong
 
 
