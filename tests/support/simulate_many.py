@@ -244,6 +244,7 @@ class History:
         assert all(_answer(line) == "echo: " + _text(line) for line in output), "mixed up"
         assert batch.closing.usage.input_tokens == 5 * len(output)
         assert sum(batch.closing.codes.values()) == len(errors)
+        assert "worker_lost" not in batch.closing.codes, "no request caused any of the crashes"
         while await self._read_page(watched):
             pass
         assert sorted(watched.seen) == sorted(output + errors), "the pages miss or repeat lines"

@@ -52,7 +52,10 @@ class Blobs(Protocol):
         ...
 
     async def create(self, keys: Sequence[str]) -> None:
-        """Create empty append-only files, durably. Raises `StorageError` if one exists."""
+        """Create empty append-only files, durably. Raises `StorageError` if one exists.
+
+        A failure leaves none of them open or behind.
+        """
         ...
 
     async def append(self, writes: Sequence[tuple[str, bytes]]) -> None:
@@ -66,9 +69,14 @@ class Blobs(Protocol):
         """Close the handles that `append` keeps open."""
         ...
 
+    async def require_room(self, size_bytes: int) -> None:
+        """Raises `NoSpace` unless so much can be written and synced now, also under a quota."""
+        ...
+
     def map(self, key: str, size_bytes: int) -> memoryview:
         """A writable, zero-filled file in memory, shared with the system's page cache:
-        what is stored in it survives the process, not the machine. Closed by `unmap`."""
+        what is stored in it survives the process, not the machine. Closed by `unmap`, once the
+        caller has released its views. A failure leaves nothing behind."""
         ...
 
     def unmap(self, key: str) -> None: ...

@@ -128,6 +128,11 @@ class LocalBlobs:
             asyncio.get_running_loop().run_in_executor(self._append_pool, self._release, keys)
         )
 
+    async def require_room(self, size_bytes: int) -> None:
+        """Writes it: free space says nothing of a quota, nor of a limit on the size of a file."""
+        temporary = self._incoming / secrets.token_hex(16)
+        await self._in_thread("room for answers", lambda: _write_zeros(temporary, size_bytes))
+
     def map(self, key: str, size_bytes: int) -> memoryview:
         """The blocks are reserved at once: a full disk is an error here, not a signal later."""
         path = self._path(key)
@@ -137,6 +142,9 @@ class LocalBlobs:
             try:
                 _reserve(descriptor, size_bytes)
                 mapped = mmap.mmap(descriptor, size_bytes)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
             finally:
                 os.close(descriptor)
         view = memoryview(mapped)
@@ -184,11 +192,19 @@ class LocalBlobs:
             return await _finished(future)
 
     def _create(self, paths: dict[str, Path]) -> None:
-        for key, path in paths.items():
-            _make_folders(path.parent, self._root)
-            self._handles[key] = os.open(path, _NEW_FILE | os.O_WRONLY | os.O_APPEND, 0o600)
-        for folder in dict.fromkeys(path.parent for path in paths.values()):
-            _sync_folders(folder, self._root)
+        made: list[str] = []
+        try:
+            for key, path in paths.items():
+                _make_folders(path.parent, self._root)
+                self._handles[key] = os.open(path, _NEW_FILE | os.O_WRONLY | os.O_APPEND, 0o600)
+                made.append(key)
+            for folder in dict.fromkeys(path.parent for path in paths.values()):
+                _sync_folders(folder, self._root)
+        except BaseException:
+            self._release(made)
+            for key in made:
+                paths[key].unlink(missing_ok=True)
+            raise
 
     def _append(self, writes: Sequence[tuple[str, bytes]]) -> None:
         keys = [key for key, _ in writes]
@@ -333,6 +349,19 @@ def _sync(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
         os.fdatasync(descriptor)
+
+
+def _write_zeros(path: Path, size_bytes: int) -> None:
+    """Write and sync so much, and remove it again."""
+    descriptor = _open_locked(path)
+    try:
+        piece = bytes(min(size_bytes, CHUNK_BYTES))
+        for start in range(0, size_bytes, CHUNK_BYTES):
+            _write_all(descriptor, piece[: size_bytes - start])
+        _sync(descriptor)
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _reserve(descriptor: int, size_bytes: int) -> None:

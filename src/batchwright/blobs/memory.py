@@ -122,6 +122,11 @@ class MemoryBlobs:
     async def release(self, keys: Sequence[str]) -> None:
         """Nothing is held open here."""
 
+    async def require_room(self, size_bytes: int) -> None:
+        """Raises `NoSpace` where less is left."""
+        await self._wait(self._lives)
+        self._require_space("room for answers", size_bytes)
+
     def map(self, key: str, size_bytes: int) -> memoryview:
         """A zero-filled file; outlives a kill, not a power cut."""
         self._require_absent(checked_key(key))

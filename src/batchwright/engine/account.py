@@ -20,7 +20,7 @@ from zlib import crc32
 OUTPUT = 1  # the result is a line of the output file
 ERROR = 2  # the result is a line of the error file
 MAYBE_PAID = 4  # an answer of this attempt was lost: it may be paid for again
-IN_CRASH = 8  # the attempt was in flight when the process died
+IN_CRASH = 8  # the attempt was in flight when the process died; ends in `Suspicion.packed`
 MARK = 16
 
 _FIELDS = Struct("<IIHHHHIIIIqqdQII")

@@ -24,6 +24,7 @@ from batchwright.domain.file import Extent
 from batchwright.domain.request import Request, with_model
 from batchwright.domain.result import Code
 from batchwright.domain.segment import Segment
+from batchwright.engine.account import MAYBE_PAID
 from batchwright.engine.budget import Budget
 from batchwright.engine.journal import Journal
 from batchwright.engine.lane import FEED_LOW, Feed, Lane
@@ -37,8 +38,8 @@ from batchwright.engine.retry import Decision, decide
 from batchwright.engine.routing import Route, Router
 from batchwright.engine.runtime import Runtime
 from batchwright.engine.settings import EngineSettings
-from batchwright.engine.slots import ENTRY_BYTES, SlotTable
-from batchwright.engine.suspects import WORKER_LOST, Suspects, Verdict
+from batchwright.engine.slots import SlotTable
+from batchwright.engine.suspects import WORKER_LOST, Gate, Suspects, Verdict
 from batchwright.providers.base import Answer
 
 FEED_MAX = 512  # requests read ahead for a lane
@@ -65,6 +66,8 @@ class BatchRun:
         *,
         batch: Batch,
         recovered: Recovered,
+        slots: SlotTable,
+        gate: Gate,
         extents: Sequence[Extent],
         blobs: Blobs,
         runtime: Runtime,
@@ -93,8 +96,7 @@ class BatchRun:
             on_failed=self._on_failed_journal,
         )
         self._recorder = Recorder(self._journal, batch.id)
-        slots = sum(lane.slots for lane in router.lanes)
-        self._slots = SlotTable(blobs.map(self._journal.keys.slots, slots * ENTRY_BYTES))
+        self._slots = slots
         self._feeds: dict[Lane, LaneFeed] = {}
         self._reader = Reader(
             batch,
@@ -109,7 +111,9 @@ class BatchRun:
             on_end=self._on_read,
         )
         self._waiting = Waiting(monotonic=runtime.monotonic, on_due=self._send_again)
-        self._suspects = Suspects(recovered)
+        self._suspects = Suspects(
+            batch.id, found=self.tally.suspicions, gate=gate, send=self._put_first
+        )
         self._in_flight: dict[int, Pending] = {}  # by slot
         self._quiet = asyncio.Event()  # nothing is in flight
         self._budget = Budget(settings.held_bytes_max)
@@ -144,9 +148,14 @@ class BatchRun:
 
     # Life
 
-    async def note_suspects(self) -> None:
-        """Journal what was in flight at the last crash, before anything is sent again."""
-        self._suspects.note(self._journal)
+    async def note_unheard(self) -> None:
+        """Journal what was in flight when the last writer ended, before anything is sent again."""
+        for one in self._recovered.unheard:
+            if one.suspicion is None:
+                lost = (one.line, 0, Code.LOST_IN_CRASH, MAYBE_PAID, one.tries)
+                self._journal.add_attempt(lost)
+            else:
+                self._journal.add_crash(one.line, one.tries, one.suspicion)
         await self._journal.flush()
 
     def start(self) -> None:
@@ -159,6 +168,10 @@ class BatchRun:
         if is_paused == self._is_paused:
             return
         self._is_paused = is_paused
+        if is_paused:
+            self._suspects.withdraw()
+        else:
+            self._send_held()
         for lane, feed in self._feeds.items():
             if is_paused:
                 kept = list(feed.ready)
@@ -180,6 +193,7 @@ class BatchRun:
         self._is_sending = False
         self._reader.stop()
         self._waiting.stop()
+        self._suspects.withdraw()
         for lane, feed in self._feeds.items():
             lane.detach(feed)
         if self._in_flight:
@@ -222,6 +236,8 @@ class BatchRun:
             if not self._is_abandoned:  # also after a failure: the reader and the feeds go
                 await self.stop_sending(0)
             self._closed = await self._journal.close()
+            self._slots.close()
+            self._blobs.unmap(self._journal.keys.slots)
         return self._closed
 
     # Reading ahead
@@ -232,10 +248,12 @@ class BatchRun:
         if self._is_full(feed):
             return False
         pending = self._pending(request, route)
-        verdict = self._suspects.judge(pending) if self.tally.crashes else Verdict.FIT
+        verdict = self._suspects.judge(pending) if self.tally.suspicions else Verdict.FIT
         if verdict is Verdict.FIT:
             self._put(pending, feed)
-        elif verdict is Verdict.LOST:
+        elif verdict is Verdict.HELD:
+            self._budget.held_bytes += len(pending.request.body)
+        else:
             self._recorder.not_sent(
                 pending.request, Code.WORKER_LOST, WORKER_LOST, is_maybe_paid=True
             )
@@ -248,7 +266,7 @@ class BatchRun:
     def _on_read(self, error: BaseException | None) -> None:
         """All is read, or the reader has failed."""
         if error is None:
-            self._send_next_held()
+            self._send_held()
         elif isinstance(error, StorageError):
             self._fail(error)
         else:
@@ -261,7 +279,8 @@ class BatchRun:
             request = Request(request.line, request.custom_id, request.url, body, route.model)
         # About four bytes make a token; the completion is taken from those seen so far.
         tokens = len(request.body) // 4 + int(self._completion_tokens)
-        return Pending(request, route, tokens, self.call)
+        tries = self.tally.tries.get(request.line, 0) if self.tally.tries else 0
+        return Pending(request, route, tokens, self.call, tries=tries)
 
     def _open_feed(self, lane: Lane) -> LaneFeed:
         feed = self._feeds[lane] = LaneFeed(self._reader.go_on)
@@ -284,13 +303,15 @@ class BatchRun:
             or feed.waiting >= WAITING_MAX
         )
 
-    def _send_next_held(self) -> None:
-        """Once nothing else is left: the suspects held back, one at a time."""
-        if not self._suspects or not self._reader.has_ended or self._in_flight or self._waiting:
+    def _send_held(self) -> None:
+        """Once nothing else is left: the suspects held back, through the gate."""
+        if not self._is_sending or self._is_paused or not self._reader.has_ended:
             return
-        if not any(feed.ready for feed in self._feeds.values()):
-            pending = self._suspects.next_held()
-            self._put(pending, self._feeds[pending.route.lane])
+        if not self._in_flight and not self._waiting and not self._has_ready():
+            self._suspects.send_held()
+
+    def _has_ready(self) -> bool:
+        return any(feed.ready for feed in self._feeds.values())
 
     # One call
 
@@ -300,8 +321,13 @@ class BatchRun:
         if not self._is_sending:
             route.lane.release_slot()
             return
+        is_suspected = bool(self.tally.suspicions) and self._suspects.is_held(request.line)
+        if is_suspected and not self._suspects.may_go(request.line):  # it was paused on its way
+            self._suspects.queue(pending)
+            route.lane.release_slot()
+            return
         pending.tries += 1
-        slot = self._slots.take(request.line, pending.tries)
+        slot = self._slots.take(request.line, pending.tries, is_gated=is_suspected)
         self._in_flight[slot] = pending
         outcome: Outcome
         bug: Exception | None = None
@@ -396,11 +422,16 @@ class BatchRun:
             self._waiting.add(pending, decision.wait_s)
 
     def _send_again(self, pending: Pending) -> None:
-        feed = self._feeds[pending.route.lane]
-        feed.waiting -= 1
-        feed.ready.appendleft(pending)
-        pending.route.lane.wake()
+        self._feeds[pending.route.lane].waiting -= 1
+        if self.tally.suspicions and self._suspects.is_held(pending.request.line):
+            self._suspects.queue(pending)
+        else:
+            self._put_first(pending)
         self._reader.go_on()
+
+    def _put_first(self, pending: Pending) -> None:
+        self._feeds[pending.route.lane].ready.appendleft(pending)
+        pending.route.lane.wake()
 
     # Errors of ours
 
@@ -446,8 +477,8 @@ class BatchRun:
         self._pace.note(self._runtime.monotonic(), self.tally.settled)
         if self._budget.held_bytes < self._budget.bytes_max:
             self._reader.go_on()
-        if self._suspects:
-            self._send_next_held()
+        if self._suspects.are_held:
+            self._send_held()
         if self.is_settled:
             self._on_change()
 
@@ -462,7 +493,9 @@ class BatchRun:
 
     def _release(self, token: SlotToken) -> None:
         lane, slot, body_bytes, answer_bytes = token
-        self._slots.give_back(slot)
+        line = self._slots.give_back(slot)
+        if self._suspects.are_out:
+            self._suspects.came_back(line)
         self._budget.drop(body_bytes, answer_bytes)
         lane.release_slot()
 

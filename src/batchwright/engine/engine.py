@@ -19,15 +19,18 @@ from batchwright.domain.window import window_s
 from batchwright.engine.account import ERROR, OUTPUT
 from batchwright.engine.lane import Lane, LiveJob, LiveRun
 from batchwright.engine.pruner import Pruner
+from batchwright.engine.recovery import count_crowds
 from batchwright.engine.results import ResultsPage, results_page
 from batchwright.engine.routing import Account, Route, Router
 from batchwright.engine.runtime import Runtime, new_id
 from batchwright.engine.settings import EngineSettings
 from batchwright.engine.supervisor import Supervisor
+from batchwright.engine.suspects import Gate
 from batchwright.providers.base import Answer, Call, StreamedAnswer
 from batchwright.store.base import EngineStore, Idempotency, TenantStore
 
 SPACE_CHECK_EVERY_S = 1.0
+GATE_OPENS_AFTER_S = 1.0  # for the suspects of all batches to come to it
 ASK_MODELS_EVERY_S = 300.0
 ASK_UNHEARD_EVERY_S = 10.0
 
@@ -63,6 +66,7 @@ class Engine:
         self._supervisors: dict[str, Supervisor] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._asked: dict[asyncio.Future[Any], None] = {}  # live calls that wait for their turn
+        self._gate = Gate()
         self._is_started = False
 
     # Life
@@ -76,7 +80,10 @@ class Engine:
             lane.on_bug = self._fail
         await self.ask_models()
         self._check_space()
-        for batch in await self._store.unfinished_batches():
+        batches = await self._store.unfinished_batches()
+        self._gate.crowds = await count_crowds(batches, store=self._store, blobs=self.blobs)
+        self._gate.process = int.from_bytes(self.runtime.token(8))
+        for batch in batches:
             self._supervise(batch)
         # Nobody shall see counts from before their journals are read: counts never go down.
         for supervisor in list(self._supervisors.values()):
@@ -90,6 +97,7 @@ class Engine:
         )
         await pruner.sweep()
         self._own(pruner.run())
+        self._own(self._open_gate())
         self._own(self._watch_space())
         self._own(self._watch_models())
 
@@ -98,6 +106,8 @@ class Engine:
         if not self._is_started:
             return
         self._is_started = False
+        for supervisor in self._supervisors.values():
+            supervisor.leave()  # also if the process is killed before this has ended
         self._refuse_asked()
         await asyncio.gather(*(lane.drain(self.settings.grace_s) for lane in self.router.lanes))
         running = [task for task in self._tasks if task.get_name() in self._supervisors]
@@ -261,6 +271,7 @@ class Engine:
             runtime=self.runtime,
             router=self.router,
             settings=self.settings,
+            gate=self._gate,
         )
 
     # Files
@@ -411,6 +422,11 @@ class Engine:
             is_heard = not self.router.unheard
             await self.runtime.sleep(ASK_MODELS_EVERY_S if is_heard else ASK_UNHEARD_EVERY_S)
             await self.ask_models()
+
+    async def _open_gate(self) -> None:
+        await self.runtime.sleep(GATE_OPENS_AFTER_S)
+        self._gate.is_open = True
+        self._gate.let_pass()
 
     async def _watch_space(self) -> None:
         while True:

@@ -28,6 +28,7 @@ from batchwright.engine.account import (
     mark,
     pack,
 )
+from batchwright.engine.suspects import Suspicion
 from batchwright.engine.tally import Tally
 
 Attempt = tuple[int, int, int, int, int]
@@ -100,11 +101,12 @@ class Journal:
         head = (line, lane, code, flags, tries, self._epoch_tag)
         self._gather((*head, *NO_SUMS, self._now(), *_NO_TEXT), token)
 
-    def add_crash(self, line: int, *, crashes: int, epoch: int) -> None:
-        """Gather that a request was in flight when the writer of `epoch` died."""
+    def add_crash(self, line: int, tries: int, suspicion: Suspicion) -> None:
+        """Gather that a request was in flight when the process died, and what that tells."""
         flags = MAYBE_PAID | IN_CRASH
-        head = (line, 0, Code.LOST_IN_CRASH, flags, crashes, self._epoch_tag)
-        self._gather((*head, *NO_SUMS, self._now(), epoch, 0, 0), None)
+        tries = min(tries, ATTEMPTS_MAX)
+        head = (line, 0, Code.LOST_IN_CRASH, flags, tries, self._epoch_tag)
+        self._gather((*head, *NO_SUMS, self._now(), *suspicion.packed()), None)
 
     def _gather_result(
         self, text: bytes, kind: int, attempt: Attempt, sums: Sums, offset: int, token: Any
@@ -140,7 +142,6 @@ class Journal:
         await self._task
         keys = self.keys
         await self._blobs.release((keys.output, keys.error, keys.account))
-        self._blobs.unmap(keys.slots)
         return Segment(self.batch_id, self.epoch, self._synced)
 
     async def _commit_groups(self) -> None:

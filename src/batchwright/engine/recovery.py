@@ -7,7 +7,7 @@ bought again in silence); after the mark it is a tail that was never synced, and
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -24,44 +24,61 @@ from batchwright.engine.account import (
     marked_lengths,
     unpack_all,
 )
-from batchwright.engine.slots import InFlight, read_slots
-from batchwright.engine.tally import Crashes, Tally
+from batchwright.engine.slots import LeftTable, SlotTable, read_slots, table_bytes
+from batchwright.engine.suspects import Crowd, Suspicion, judge
+from batchwright.engine.tally import Tally
 from batchwright.store.base import EngineStore
 
 _READ_BYTES = RECORD_BYTES * 8192
 
 
-CRASHES_MAX = 2
-"""Crashes in a row after which a request is sent alone."""
-
-
 @dataclass(frozen=True, slots=True)
-class Suspect:
-    """A request without a result that was in flight when the writer of `epoch` died."""
+class Unheard:
+    """A request without a result that was in flight when its writer ended."""
 
     line: int
-    crashes: int  # in a row, this one included
-    epoch: int
-    is_cause: bool  # it ends as `worker_lost`
+    tries: int
+    suspicion: Suspicion | None  # None where no request can have been what ended it
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A batch taken over: its new epoch, what is done, and what was in flight at the crash."""
+    """A batch taken over: its new epoch, what is done, and what was in flight before."""
 
     batch: Batch
     tally: Tally
-    suspects: tuple[Suspect, ...]  # none after a clean stop
+    unheard: tuple[Unheard, ...]  # none after a clean stop
     segments: tuple[Segment, ...]  # the older ones, frozen
 
 
+async def count_crowds(
+    batches: Sequence[Batch], *, store: EngineStore, blobs: Blobs
+) -> dict[int, Crowd]:
+    """What each dead process had in flight, over all batches that it left."""
+    crowds: dict[int, Crowd] = {}
+    for batch in batches:
+        for segment in await store.segments(batch.id):
+            left = await _left_table(segment, blobs)
+            gated = sum(entry.was_gated for entry in left.in_flight)
+            before = crowds.get(left.process, Crowd(0, 0))
+            others = before.others + len(left.in_flight) - gated
+            crowds[left.process] = Crowd(before.suspects + gated, others)
+    return crowds
+
+
 async def take_over(
-    batch: Batch, *, store: EngineStore, blobs: Blobs, closed: Segment | None = None
+    batch: Batch,
+    *,
+    store: EngineStore,
+    blobs: Blobs,
+    crowds: Mapping[int, Crowd],
+    closed: Segment | None = None,
 ) -> Recovered:
     """Recover a batch and become its writer, fencing any older one.
 
-    `closed` is a segment that this process itself has closed, after its disk was full: what is
-    valid of it is known. Raises `Damaged`, or `Superseded` if another process took over meanwhile.
+    `crowds` is what `count_crowds` found at the start. `closed` is a segment that this process
+    itself has closed, after its disk was full: what is valid of it is known.
+    Raises `Damaged`, or `Superseded` if another process took over meanwhile.
     The files of the new segment are made by `create_segment`: it may fail, the epoch stays.
     """
     tally = Tally()
@@ -73,23 +90,32 @@ async def take_over(
         Segment(segment.batch_id, segment.epoch, await _replay(segment, blobs, tally))
         for segment in segments
     ]
-    suspects = [
-        suspect
-        for segment in segments
-        for suspect in judge_in_flight(await _left_in_flight(segment, blobs), tally, segment.epoch)
-    ]
+    unheard: list[Unheard] = []
+    suspicions = dict(tally.suspicions)
+    for segment in segments:
+        left = await _left_table(segment, blobs)
+        unheard += find_unheard(left, tally, suspicions, crowds, segment.epoch)
     batch = await store.take_over(batch, frozen)
-    return Recovered(batch, tally, tuple(suspects), tuple(frozen))
+    return Recovered(batch, tally, tuple(unheard), tuple(frozen))
 
 
-async def create_segment(batch: Batch, blobs: Blobs) -> None:
-    """Create the files of the segment of the batch's epoch. Raises `NoSpace` on a full disk."""
+async def create_segment(batch: Batch, blobs: Blobs, *, slots: int, process: int) -> SlotTable:
+    """Create the files of the segment of the batch's epoch, and its slot table.
+
+    Raises `NoSpace` on a full disk, holding nothing open.
+    """
     keys = SegmentKeys.of(batch.id, batch.epoch)
-    await blobs.create((keys.output, keys.error, keys.account))
+    files = (keys.output, keys.error, keys.account)
+    await blobs.create(files)
+    try:
+        return SlotTable(blobs.map(keys.slots, table_bytes(slots)), process)
+    except BaseException:
+        await blobs.release(files)
+        raise
 
 
 async def forget_in_flight(recovered: Recovered, blobs: Blobs) -> None:
-    """Drop the slot tables of dead writers, once their suspects are in the journal."""
+    """Drop the slot tables of dead writers, once what they say is in the journal."""
     for segment in recovered.segments:
         await blobs.delete(SegmentKeys.of(segment.batch_id, segment.epoch).slots)
 
@@ -222,25 +248,35 @@ async def _line_bytes(blobs: Blobs, key: str, record: Record) -> bytes:
     return b"".join([chunk async for chunk in blobs.read(key, record.offset, record.length)])
 
 
-async def _left_in_flight(segment: Segment, blobs: Blobs) -> list[InFlight]:
+async def _left_table(segment: Segment, blobs: Blobs) -> LeftTable:
     key = SegmentKeys.of(segment.batch_id, segment.epoch).slots
-    size = await blobs.size(key)
-    if not size:
-        return []
-    return read_slots(b"".join([chunk async for chunk in blobs.read(key, 0, size)]))
+    size = await blobs.size(key) or 0
+    return read_slots(
+        b"".join([chunk async for chunk in blobs.read(key, 0, size)]) if size else b""
+    )
 
 
-def judge_in_flight(in_flight: list[InFlight], tally: Tally, epoch: int) -> list[Suspect]:
-    """Count the crash of the writer of `epoch` against each request that was in flight in it.
+def find_unheard(
+    left: LeftTable,
+    tally: Tally,
+    suspicions: dict[int, Suspicion],
+    crowds: Mapping[int, Crowd],
+    epoch: int,
+) -> list[Unheard]:
+    """The requests that the writer of `epoch` left in flight, without those answered after all.
 
-    One that was in flight at two crashes in a row is next sent alone; if the process then dies
-    again with it as the only one in flight, it is the cause and is lost.
+    A crash is added to the `suspicions` of each, but for one that was added by a recovery that
+    died itself.
     """
-    suspects = []
-    for entry in in_flight:
-        before = tally.crashes.get(entry.line, Crashes(0, -1))
+    found = []
+    for entry in left.in_flight:
+        before = suspicions.get(entry.line, Suspicion())
         if tally.is_done(entry.line) or before.epoch >= epoch:
-            continue  # answered after all, or judged by a recovery that died itself
-        is_cause = len(in_flight) == 1 and before.in_a_row >= CRASHES_MAX
-        suspects.append(Suspect(entry.line, before.in_a_row + 1, epoch, is_cause))
-    return suspects
+            continue
+        suspicion = None
+        if left.is_crash:
+            crowd = crowds[left.process]
+            suspicion = judge(before, crowd, was_gated=entry.was_gated, epoch=epoch)
+            suspicions[entry.line] = suspicion
+        found.append(Unheard(entry.line, entry.attempt, suspicion))
+    return found

@@ -3,16 +3,23 @@
 A request holds a slot from before it is sent until its result is durable. Its line and attempt
 stand in a small mapped file meanwhile, written without sync: the page cache survives the process.
 So what a crash can cause to be paid for again is bounded by the slots, exactly, and is named.
+
+The head of the table tells tables of one process from those of another, and an end that no request
+can have caused (a stop, a full disk) from a crash.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from struct import Struct
 
-_ENTRY = Struct("=Q")  # the line in the low half (0: free), the attempt in the high one
-ENTRY_BYTES = _ENTRY.size
-_LINE_MASK = 2**32 - 1
+_WORD = Struct("=Q")
+_HEAD_WORDS = 2  # the process; whether it ends on purpose
+_HEAD_BYTES = _HEAD_WORDS * _WORD.size
+_LINE_MASK = 2**32 - 1  # the line in the low half (an empty word is a free slot)
+_ATTEMPT_MASK = 2**31 - 1  # the attempt in the high half, under the bit of the suspects
+_GATED = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,32 +28,72 @@ class InFlight:
 
     line: int
     attempt: int
+    was_gated: bool = False  # it was sent as a suspect, through the gate
+
+
+@dataclass(frozen=True, slots=True)
+class LeftTable:
+    """A slot table as its process left it."""
+
+    process: int  # the same in all tables of one process
+    is_crash: bool  # False: whatever ended the process, or its writing, was no request
+    in_flight: tuple[InFlight, ...]  # by line, each once
 
 
 class SlotTable:
-    """The slots of one batch in one epoch, over a mapped file."""
+    """The slots of one batch in one epoch, over a mapped file of `table_bytes`."""
 
-    def __init__(self, table: memoryview) -> None:
+    def __init__(self, table: memoryview, process: int) -> None:
         self._table = table.cast("Q")  # a store of eight bytes is whole or not there
-        self._free = list(range(len(self._table) - 1, -1, -1))
+        self._table[0] = process
+        self._free = list(range(len(self._table) - 1, _HEAD_WORDS - 1, -1))
 
-    def take(self, line: int, attempt: int) -> int:
+    def take(self, line: int, attempt: int, *, is_gated: bool = False) -> int:
         """Write a request into a free slot and return its number.
 
         The lane's limit keeps the number taken below the size of the table.
         """
         slot = self._free.pop()
-        self._table[slot] = line | attempt << 32
+        self._table[slot] = line | attempt << 32 | (_GATED if is_gated else 0)
         return slot
 
-    def give_back(self, slot: int) -> None:
+    def give_back(self, slot: int) -> int:
+        """Free a slot; returns the line that held it."""
+        line = self._table[slot] & _LINE_MASK
         self._table[slot] = 0
         self._free.append(slot)
+        return line
+
+    def leave(self) -> None:
+        """From here on no end of the process is held against what is in flight."""
+        with suppress(ValueError):  # closed: nothing is in flight
+            self._table[1] = 1
+
+    def close(self) -> None:
+        """Let go of the memory. Safe twice."""
+        self._table.release()
 
 
-def read_slots(data: bytes) -> list[InFlight]:
-    """The requests in a table that a dead process left, by line."""
-    whole = len(data) - len(data) % ENTRY_BYTES
-    entries = (entry for (entry,) in _ENTRY.iter_unpack(data[:whole]) if entry)
-    taken = [InFlight(entry & _LINE_MASK, entry >> 32) for entry in entries]
-    return sorted(taken, key=lambda entry: entry.line)
+def table_bytes(slots: int) -> int:
+    """The size of a table with so many slots."""
+    return _HEAD_BYTES + slots * _WORD.size
+
+
+def read_slots(data: bytes) -> LeftTable:
+    """What a table says that a dead process left.
+
+    A request that was being tried again while its last loss was being recorded stands in two slots:
+    the last attempt counts.
+    """
+    whole = len(data) - len(data) % _WORD.size
+    words = [word for (word,) in _WORD.iter_unpack(data[:whole])]
+    process, is_left = (*words[:_HEAD_WORDS], 0, 0)[:_HEAD_WORDS]
+    found: dict[int, InFlight] = {}
+    for word in sorted(filter(None, words[_HEAD_WORDS:]), key=_by_line):
+        line, attempt = _by_line(word)
+        found[line] = InFlight(line, attempt, bool(word & _GATED))
+    return LeftTable(process, not is_left, tuple(found.values()))
+
+
+def _by_line(word: int) -> tuple[int, int]:
+    return word & _LINE_MASK, word >> 32 & _ATTEMPT_MASK

@@ -21,7 +21,7 @@ import structlog
 from batchwright.blobs.base import Blobs, read_extents
 from batchwright.domain.batch import Batch, Counts, Status, advance
 from batchwright.domain.batch_error import BatchError
-from batchwright.domain.errors import Conflict, Damaged, NoSpace, Superseded
+from batchwright.domain.errors import Conflict, Damaged, NoSpace, StorageError, Superseded
 from batchwright.domain.file import RESULT_PURPOSE, Extent, File
 from batchwright.domain.priority import Priority
 from batchwright.domain.result import Code
@@ -36,12 +36,16 @@ from batchwright.engine.recovery import (
 from batchwright.engine.routing import ModelCheck, Router
 from batchwright.engine.runtime import Runtime, new_id
 from batchwright.engine.settings import EngineSettings
+from batchwright.engine.slots import SlotTable
+from batchwright.engine.suspects import Gate
 from batchwright.engine.tally import Tally
 from batchwright.engine.urgency import CHECK_EVERY_S, Urgency
 from batchwright.engine.validate import ValidationRules, Validator
 from batchwright.store.base import EngineStore
 
-RETRY_STORAGE_S = 5.0
+PROBE_ROOM_S = 5.0  # how often a full disk is tried again, at first and at most
+PROBE_ROOM_MAX_S = 60.0
+ROOM_BYTES = 1 << 20  # the least that must be there
 
 log = structlog.get_logger()
 
@@ -58,6 +62,7 @@ class Supervisor:
         runtime: Runtime,
         router: Router,
         settings: EngineSettings,
+        gate: Gate,
     ) -> None:
         self.batch = batch
         self.problem: str | None = None  # why it stands still, in words for a person
@@ -69,11 +74,13 @@ class Supervisor:
         self._runtime = runtime
         self._router = router
         self._settings = settings
+        self._gate = gate
         self._changing = asyncio.Lock()
         self._event = asyncio.Event()
         self._is_stopping = False
         self._deadline = _deadline(batch, runtime)
         self._recovered: Recovered
+        self._slots: SlotTable | None = None  # of the epoch that is running
         self._closed: Segment | None = None  # what this process wrote before its disk was full
         self._tally: Tally | None = None  # of the last epoch: between two of them it stays known
         self._urgency: Urgency | None = None  # while requests are being sent towards a deadline
@@ -88,8 +95,7 @@ class Supervisor:
 
     async def _take_to_its_end(self) -> None:
         try:
-            if await self._validate():
-                await self._run_requests()
+            await self._with_room()
         except Superseded:
             self.problem = "another process has taken this batch over"
         except Damaged as error:
@@ -167,6 +173,11 @@ class Supervisor:
         """Look again: something happened."""
         self._event.set()
 
+    def leave(self) -> None:
+        """The process ends: from now on its death is held against no request."""
+        if self._slots is not None:
+            self._slots.leave()
+
     def stop(self) -> None:
         """Leave the batch where it is, resumable; `run` returns soon."""
         self._is_stopping = True
@@ -220,28 +231,64 @@ class Supervisor:
 
     # Running
 
-    async def _run_requests(self) -> None:
+    async def _with_room(self) -> None:
+        """Validate and run, and again whenever a full disk got in the way and has room again."""
         while not self._is_stopping:
             try:
-                await self._run_epoch()
+                if await self._validate():
+                    await self._run_epoch()
                 return
             except NoSpace as error:
-                self.problem = f"waiting for disk space: {error}"
-                self.is_known.set()  # as far as it can be: a start does not wait for room
-                log.error("batch waits for disk space", batch=self.batch.id)
-            await self._runtime.sleep(RETRY_STORAGE_S)
-            self.problem = None
+                await self._until_room(error)
+
+    async def _until_room(self, error: NoSpace) -> None:
+        """Wait until what may be under way at once can be stored, or for a stop."""
+        delay_s = PROBE_ROOM_S
+        log.error("batch waits for disk space", batch=self.batch.id, reason=str(error))
+        self.is_known.set()  # as far as it can be: a start does not wait for room
+        while not self._is_stopping:
+            self.problem = f"waiting for disk space: {error}"
+            await self._rest(delay_s)
+            delay_s = min(2 * delay_s, PROBE_ROOM_MAX_S)
+            try:
+                await self._blobs.require_room(self._room_bytes())
+            except NoSpace as again:
+                error = again
+            else:
+                break
+        self.problem = None
+
+    def _room_bytes(self) -> int:
+        lanes = self._router.lanes
+        return max(ROOM_BYTES, sum(lane.slots * lane.largest_answer_bytes for lane in lanes))
+
+    async def _rest(self, delay_s: float) -> None:
+        """For so long, or until a stop."""
+        until = self._runtime.monotonic() + delay_s
+        while not self._is_stopping and (left_s := until - self._runtime.monotonic()) > 0:
+            await self._for_event(left_s)
 
     async def _run_epoch(self) -> None:
-        run = await self._open_run()
-        try:
-            await run.note_suspects()
+        async with self._epoch() as run:
+            await run.note_unheard()
             await forget_in_flight(self._recovered, self._blobs)
             ended_as = await self._until_settled(run)
             if ended_as is not None:
                 await self._conclude(run, ended_as)
+
+    @asynccontextmanager
+    async def _epoch(self) -> AsyncIterator[BatchRun]:
+        """Take the batch over and run it; on the way out its segment is closed."""
+        run = await self._open_run()
+        try:
+            yield run
+        except StorageError as error:
+            self.leave()  # what is out may be paid again, and no request is to blame for that
+            if isinstance(error, NoSpace):  # nothing is sent a second time before it is back
+                await run.stop_sending(self._settings.grace_s)
+            raise
         finally:
-            self.current = None
+            self.current = self._slots = None
             self._closed = await run.close()
 
     async def _open_run(self) -> BatchRun:
@@ -251,14 +298,25 @@ class Supervisor:
             raise Damaged(f"the input file {batch.input_file_id} is gone")
         async with self._changing:
             recovered = await take_over(
-                self.batch, store=self._store, blobs=self._blobs, closed=self._closed
+                self.batch,
+                store=self._store,
+                blobs=self._blobs,
+                crowds=self._gate.crowds,
+                closed=self._closed,
             )
             self.batch = recovered.batch
         self._recovered, self._tally = recovered, recovered.tally
-        await create_segment(self.batch, self._blobs)
+        self._slots = await create_segment(
+            self.batch,
+            self._blobs,
+            slots=sum(lane.slots for lane in self._router.lanes),
+            process=self._gate.process,
+        )
         self.current = BatchRun(
             batch=self.batch,
             recovered=recovered,
+            slots=self._slots,
+            gate=self._gate,
             extents=found[1],
             blobs=self._blobs,
             runtime=self._runtime,
@@ -313,14 +371,17 @@ class Supervisor:
 
     async def _wait(self) -> None:
         """Until the next event, the deadline, or the next look at how near it is."""
-        self._event.clear()
         left_s = None
         if self._deadline is not None:
             left_s = max(0.0, self._deadline - self._runtime.monotonic())
             if self._urgency is not None:
                 left_s = min(left_s, CHECK_EVERY_S)
+        await self._for_event(left_s)
+
+    async def _for_event(self, at_most_s: float | None) -> None:
+        self._event.clear()
         try:
-            async with asyncio.timeout(left_s):
+            async with asyncio.timeout(at_most_s):
                 await self._event.wait()
         except TimeoutError:
             return

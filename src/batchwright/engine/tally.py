@@ -6,19 +6,11 @@ so what is shown, billed and decided has one source.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from batchwright.domain.batch import LISTED_LINES_MAX, Closing, Counts
 from batchwright.domain.result import code_name
 from batchwright.domain.usage import Usage
 from batchwright.engine.account import ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, Fields
-
-
-class Crashes(NamedTuple):
-    """How often in a row a request was in flight when the process died, and in which epoch last."""
-
-    in_a_row: int
-    epoch: int
+from batchwright.engine.suspects import Suspicion
 
 
 class Tally:
@@ -30,7 +22,8 @@ class Tally:
         self.attempts = 0  # calls made, also those that did not become a result
         self.cost_nano = 0
         self.codes: dict[int, int] = {}
-        self.crashes: dict[int, Crashes] = {}  # of undone lines
+        self.suspicions: dict[int, Suspicion] = {}  # of undone lines
+        self.tries: dict[int, int] = {}  # of undone lines: calls that are on record
         self._tokens = [0, 0, 0, 0]
         self._done = bytearray()  # one bit per physical line
         self._maybe_paid: dict[int, None] = {}  # a dict, since sets have no order to repeat
@@ -50,11 +43,16 @@ class Tally:
         if flags & MAYBE_PAID:
             self._maybe_paid[line] = None
         if flags & IN_CRASH:
-            self.crashes[line] = Crashes(attempts, record[13])
+            self.suspicions[line] = Suspicion.unpacked(record[13:])
         if not flags & (OUTPUT | ERROR):
+            self._count_tries(line, attempts)
             return
+        if self.tries:
+            self._count_tries(line, attempts)
+            del self.tries[line]
+        else:
+            self.attempts += attempts
         self._mark_done(line)
-        self.attempts += attempts
         if flags & OUTPUT:
             self.completed += 1
             tokens = self._tokens
@@ -66,6 +64,12 @@ class Tally:
             self.failed += 1
             self.codes[code] = self.codes.get(code, 0) + 1
 
+    def _count_tries(self, line: int, tries: int) -> None:
+        """Each record tells all calls of its line so far; a line not sent again tells none."""
+        before = self.tries.get(line, 0)
+        self.tries[line] = max(before, tries)
+        self.attempts += self.tries[line] - before
+
     def _mark_done(self, line: int) -> None:
         byte, bit = line >> 3, 1 << (line & 7)
         if byte >= len(self._done):
@@ -73,8 +77,8 @@ class Tally:
         if self._done[byte] & bit:
             raise AssertionError(f"line {line} has two results")
         self._done[byte] |= bit
-        if self.crashes:
-            self.crashes.pop(line, None)
+        if self.suspicions:
+            self.suspicions.pop(line, None)
 
     def counts(self, total: int) -> Counts:
         return Counts(total, self.completed, self.failed)

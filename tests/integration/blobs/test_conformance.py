@@ -260,5 +260,12 @@ async def test_offload_gives_what_the_function_gives(blobs: Blobs) -> None:
         await blobs.offload(lambda: 1 // 0)
 
 
+async def test_room_that_is_there_is_found(blobs: Blobs) -> None:
+    await blobs.require_room(0)
+    await blobs.require_room(1)
+    await blobs.require_room((1 << 20) + 1)
+    assert await blobs.keys("") == []
+
+
 async def test_free_space_is_told(blobs: Blobs) -> None:
     assert blobs.free_bytes() > 0

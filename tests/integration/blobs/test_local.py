@@ -138,6 +138,56 @@ async def test_a_full_disk_is_no_space_and_is_not_tried_again(
         await blobs.append([("segment", b"x")])
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+async def test_room_is_found_out_by_writing_and_leaves_nothing(
+    blobs: LocalBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(NoSpace, match="room"):
+            await blobs.require_room(3 << 20)
+    await blobs.require_room(3 << 20)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("opened", [1, 2])
+async def test_files_that_cannot_all_be_made_are_neither_open_nor_there(
+    blobs: LocalBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: int
+) -> None:
+    real, files, before = os.open, 0, len(os.listdir("/dev/fd"))
+
+    def full(path: Path, flags: int, *mode: int) -> int:
+        nonlocal files
+        files += 1
+        if files > opened:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, flags, *mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        with pytest.raises(NoSpace):
+            await blobs.create(["batches/b/1/output", "batches/b/1/error", "batches/b/1/account"])
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert len(os.listdir("/dev/fd")) == before
+    await blobs.create(["batches/b/1/output", "batches/b/1/error", "batches/b/1/account"])
+
+
+async def test_a_mapped_file_without_room_is_not_there(
+    blobs: LocalBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, size_bytes: int) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "_reserve", full)
+        with pytest.raises(NoSpace):
+            blobs.map("slots", 4_096)
+    assert len(blobs.map("slots", 4_096)) == 4_096
+
+
 async def test_a_failed_sync_is_never_repeated_on_the_same_files(
     blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

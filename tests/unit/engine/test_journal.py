@@ -22,6 +22,7 @@ from batchwright.engine.account import (
     unpack_all,
 )
 from batchwright.engine.journal import Journal
+from batchwright.engine.suspects import Suspicion
 from batchwright.engine.tally import Tally
 
 EPOCH = 70_000  # above 16 bits
@@ -152,7 +153,7 @@ async def test_attempts_and_crashes_are_on_record_without_a_line() -> None:
     desk = Desk()
     journal = await desk.open()
     journal.add_attempt((5, 1, 502, MAYBE_PAID, 2), token="slot")
-    journal.add_crash(6, crashes=2, epoch=3)
+    journal.add_crash(6, 4, Suspicion(2, 9, 1, 3))
     await journal.flush()
     await journal.close()
     records = list(unpack_all(desk.bytes_of(desk.keys.account), EPOCH))
@@ -160,7 +161,8 @@ async def test_attempts_and_crashes_are_on_record_without_a_line() -> None:
         (5, MAYBE_PAID, 0),
         (6, MAYBE_PAID | IN_CRASH, 3),
     ]
-    assert desk.tally.crashes[6].in_a_row == 2
+    assert desk.tally.suspicions[6] == Suspicion(2, 9, 1, 3)
+    assert desk.tally.tries == {5: 2, 6: 4}
     assert desk.durable == [["slot", None]]
     assert desk.bytes_of(desk.keys.output) == b""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -19,14 +19,17 @@ from batchwright.engine.account import OUTPUT, RECORD_BYTES
 from batchwright.engine.journal import Journal
 from batchwright.engine.lane import LaneLimits
 from batchwright.engine.recovery import (
+    Unheard,
+    count_crowds,
     create_segment,
-    judge_in_flight,
+    find_unheard,
     read_line,
     read_records,
     take_over,
 )
-from batchwright.engine.slots import InFlight
-from batchwright.engine.tally import Crashes, Tally
+from batchwright.engine.slots import InFlight, LeftTable
+from batchwright.engine.suspects import Crowd, Suspicion
+from batchwright.engine.tally import Tally
 from batchwright.store.memory import MemoryStore
 from mortal import MortalWorld
 from simulation import TENANT, World, chat_lines, simulate
@@ -84,7 +87,7 @@ class Disk:
 
     async def recover(self) -> tuple[Tally, list[Segment], dict[int, bytes]]:
         """Take over; gives the tally, the frozen segments and the result lines by number."""
-        recovered = await take_over(self.batch, store=self.store, blobs=self.blobs)
+        recovered = await take_over(self.batch, store=self.store, blobs=self.blobs, crowds={})
         lines = {}
         for segment in recovered.segments:
             keys = SegmentKeys.of(segment.batch_id, segment.epoch)
@@ -98,7 +101,7 @@ async def fresh_disk() -> Disk:
     blobs, store = MemoryBlobs(), MemoryStore()
     await store.create_batch(TENANT, BATCH)
     batch = await store.take_over(BATCH, [])
-    await create_segment(batch, blobs)
+    await create_segment(batch, blobs, slots=8, process=1)
     return Disk(blobs, store, batch)
 
 
@@ -212,7 +215,7 @@ async def test_what_a_zombie_appends_after_the_take_over_is_in_no_file() -> None
     _, segments, _ = await disk.recover()
     await disk.group(11, 12)
     batch = await disk.store.get_batch(TENANT, BATCH.id)
-    again = await take_over(batch, store=disk.store, blobs=disk.blobs)
+    again = await take_over(batch, store=disk.store, blobs=disk.blobs, crowds={})
     assert again.segments[0] == segments[0]
     assert not again.tally.is_done(11)
     assert again.tally.settled == 10
@@ -220,15 +223,15 @@ async def test_what_a_zombie_appends_after_the_take_over_is_in_no_file() -> None
 
 async def test_the_second_of_two_that_take_over_is_superseded() -> None:
     disk = await written_disk()
-    await take_over(disk.batch, store=disk.store, blobs=disk.blobs)
+    await take_over(disk.batch, store=disk.store, blobs=disk.blobs, crowds={})
     with pytest.raises(Superseded):
-        await take_over(disk.batch, store=disk.store, blobs=disk.blobs)
+        await take_over(disk.batch, store=disk.store, blobs=disk.blobs, crowds={})
 
 
 async def test_a_writer_that_died_before_it_made_its_files_left_nothing() -> None:
     disk = await written_disk()
-    batch = (await take_over(disk.batch, store=disk.store, blobs=disk.blobs)).batch
-    again = await take_over(batch, store=disk.store, blobs=disk.blobs)
+    batch = (await take_over(disk.batch, store=disk.store, blobs=disk.blobs, crowds={})).batch
+    again = await take_over(batch, store=disk.store, blobs=disk.blobs, crowds={})
     assert again.segments[1].lengths == SegmentLengths(0, 0, 0)
     assert again.tally.settled == 10
 
@@ -236,45 +239,71 @@ async def test_a_writer_that_died_before_it_made_its_files_left_nothing() -> Non
 async def test_a_frozen_segment_is_held_to_its_frozen_lengths() -> None:
     for file in ("output", "error", "account"):
         disk = await written_disk()
-        batch = (await take_over(disk.batch, store=disk.store, blobs=disk.blobs)).batch
+        batch = (await take_over(disk.batch, store=disk.store, blobs=disk.blobs, crowds={})).batch
         del disk.bytes_of(getattr(disk.keys, file))[-1:]
         with pytest.raises(Damaged):
-            await take_over(batch, store=disk.store, blobs=disk.blobs)
+            await take_over(batch, store=disk.store, blobs=disk.blobs, crowds={})
 
 
 async def test_a_segment_whose_files_are_gone_is_damage() -> None:
     disk = await written_disk()
-    batch = (await take_over(disk.batch, store=disk.store, blobs=disk.blobs)).batch
+    batch = (await take_over(disk.batch, store=disk.store, blobs=disk.blobs, crowds={})).batch
     await disk.blobs.delete(disk.keys.account)
     with pytest.raises(Damaged, match="missing"):
-        await take_over(batch, store=disk.store, blobs=disk.blobs)
+        await take_over(batch, store=disk.store, blobs=disk.blobs, crowds={})
 
 
 # What was in flight
 
 
-def crashed(lines: dict[int, Crashes]) -> Tally:
+def left(*in_flight: InFlight, is_crash: bool = True) -> LeftTable:
+    return LeftTable(process=7, is_crash=is_crash, in_flight=in_flight)
+
+
+def unheard(
+    table: LeftTable, before: dict[int, Suspicion], tally: Tally | None = None, epoch: int = 4
+) -> list[Unheard]:
+    crowds = {7: Crowd(0, len(table.in_flight))}
+    return find_unheard(table, tally or Tally(), before, crowds, epoch)
+
+
+def test_each_line_in_flight_counts_one_more_crash_of_its_crowd() -> None:
+    before = {2: Suspicion(1, 9, 0, 3)}
+    found = unheard(left(InFlight(1, 1), InFlight(2, 5)), before)
+    assert found == [
+        Unheard(1, 1, Suspicion(1, 2, 0, 4)),
+        Unheard(2, 5, Suspicion(2, 2, 0, 4)),
+    ]
+    assert before[2] == Suspicion(2, 2, 0, 4)
+
+
+def test_what_was_in_flight_at_an_end_on_purpose_is_listed_and_not_suspected() -> None:
+    assert unheard(left(InFlight(1, 3), is_crash=False), {}) == [Unheard(1, 3, None)]
+
+
+def test_a_line_that_was_answered_after_all_is_neither() -> None:
     tally = Tally()
-    tally.crashes.update(lines)
-    return tally
-
-
-def test_each_line_in_flight_counts_one_more_crash() -> None:
-    tally = crashed({2: Crashes(1, 3)})
-    suspects = judge_in_flight([InFlight(1, 1), InFlight(2, 1)], tally, epoch=4)
-    assert [(s.line, s.crashes, s.is_cause) for s in suspects] == [(1, 1, False), (2, 2, False)]
-
-
-def test_a_line_alone_in_flight_at_a_third_crash_is_the_cause() -> None:
-    tally = crashed({2: Crashes(2, 3)})
-    alone = judge_in_flight([InFlight(2, 1)], tally, epoch=4)
-    among_others = judge_in_flight([InFlight(1, 1), InFlight(2, 1)], tally, epoch=4)
-    assert [s.is_cause for s in alone] == [True]
-    assert [s.is_cause for s in among_others] == [False, False]
+    tally._mark_done(1)
+    assert unheard(left(InFlight(1, 1)), {}, tally) == []
 
 
 def test_a_crash_that_is_on_record_is_not_counted_twice() -> None:
-    assert judge_in_flight([InFlight(2, 1)], crashed({2: Crashes(2, 4)}), epoch=4) == []
+    assert unheard(left(InFlight(2, 1)), {2: Suspicion(2, 5, 0, 4)}) == []
+
+
+async def test_the_crowd_is_counted_over_all_batches_of_a_process() -> None:
+    blobs, store = MemoryBlobs(), MemoryStore()
+    batches = []
+    for number, process in ((1, 5), (2, 5), (3, 6)):
+        batch = replace(BATCH, id=f"batch_{number}")
+        await store.create_batch(TENANT, batch)
+        batch = await store.take_over(batch, [])
+        table = await create_segment(batch, blobs, slots=8, process=process)
+        table.take(1, 1)
+        table.take(2, 1, is_gated=number == 2)
+        batches.append(batch)
+    found = await count_crowds(batches, store=store, blobs=blobs)
+    assert found == {5: Crowd(1, 3), 6: Crowd(0, 2)}
 
 
 # Damage seen from outside

@@ -181,28 +181,6 @@ def test_a_stop_leaves_the_batch_resumable_and_repeats_nothing() -> None:
     simulate(stopped())
 
 
-def test_a_request_that_kills_the_process_three_times_ends_as_worker_lost() -> None:
-    async def poisoned() -> None:
-        world = World(15)
-        await world.boot()
-        batch = await world.create_batch(chat_lines(5))
-        world.network.latency_s = 1e6  # the only way out is the crash
-        for _ in range(2):
-            await asyncio.sleep(1)
-            await world.crash()
-            await world.boot()
-        for _ in range(5):
-            await asyncio.sleep(1)
-            assert world.network.in_flight <= 1
-            await world.crash()
-            await world.boot()
-        batch = await ended(world, batch.id)
-        assert batch.counts.failed == 5
-        assert batch.closing.codes == {"worker_lost": 5}
-
-    simulate(poisoned())
-
-
 def test_a_full_disk_stops_the_sending_and_room_resumes_it() -> None:
     async def full() -> None:
         world = World(16, settings=EngineSettings(reserve_bytes=100_000))

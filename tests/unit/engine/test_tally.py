@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from batchwright.domain.batch import LISTED_LINES_MAX, Counts
 from batchwright.domain.result import Code
 from batchwright.engine.account import ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, Record
-from batchwright.engine.tally import Crashes, Tally
+from batchwright.engine.suspects import Suspicion
+from batchwright.engine.tally import Tally
 
 
 def record(line: int, flags: int = OUTPUT, code: int = 200, **fields: int) -> Record:
@@ -49,13 +50,33 @@ def test_an_attempt_is_no_result_and_is_listed_once() -> None:
     assert tally.maybe_paid_lines() == (3,)
 
 
-def test_crashes_are_forgotten_once_the_line_has_its_result() -> None:
+def test_suspicions_are_forgotten_once_the_line_has_its_result() -> None:
     tally = Tally()
-    tally.apply(record(3, MAYBE_PAID | IN_CRASH, Code.LOST_IN_CRASH, attempts=2, offset=6))
-    assert tally.crashes == {3: Crashes(2, 6)}
+    suspicion = Suspicion(2, 40, 1, 6)
+    offset, length, line_crc = suspicion.packed()
+    crash = record(3, MAYBE_PAID | IN_CRASH, Code.LOST_IN_CRASH)
+    tally.apply(crash._replace(offset=offset, length=length, line_crc=line_crc))
+    assert tally.suspicions == {3: suspicion}
     tally.apply(record(3))
-    assert tally.crashes == {}
+    assert tally.suspicions == {}
     assert tally.maybe_paid_lines() == (3,)
+
+
+def test_each_call_counts_once_however_many_records_tell_of_it() -> None:
+    tally = Tally()
+    tally.apply(record(3, MAYBE_PAID, Code.REQUEST_FAILED, attempts=2))
+    tally.apply(record(3, MAYBE_PAID | IN_CRASH, Code.LOST_IN_CRASH, attempts=3))
+    assert (tally.attempts, tally.tries) == (3, {3: 3})
+    tally.apply(record(3, attempts=4))
+    tally.apply(record(4, attempts=1))
+    assert (tally.attempts, tally.tries) == (5, {})
+
+
+def test_a_line_that_is_not_sent_again_keeps_the_calls_of_before() -> None:
+    tally = Tally()
+    tally.apply(record(3, MAYBE_PAID, Code.REQUEST_FAILED, attempts=2))
+    tally.apply(record(3, ERROR, Code.BATCH_CANCELLED, attempts=0))
+    assert tally.attempts == 2
 
 
 def test_the_list_of_lines_is_bounded_and_the_count_is_not() -> None:
