@@ -16,6 +16,7 @@ from batchwright.cli.app import app
 from batchwright.cli.edge import run
 from batchwright.client import BatchProcessor
 from batchwright_process import Served, command, environment
+from fake_openai_batch import FakeBatch, FakeOpenAI, http_failure, success
 
 
 @pytest.fixture
@@ -89,6 +90,52 @@ def test_failed_requests_are_told_by_exit_code_and_file_and_can_be_retried(
     code, out, _ = ask("retry", batch_id)
     assert code == 0
     assert ask("wait", out.strip())[0] == 3
+
+
+def test_results_of_a_batch_with_its_retry_have_each_request_once(ask: Any, tmp_path: Path) -> None:
+    first = ask("submit", str(write_requests(tmp_path / "in.jsonl", {}, BAD)), "--wait")[1].strip()
+    retry = ask("retry", first)[1].strip()
+    ask("wait", retry)
+
+    ask("results", f"{first},{retry}", "-o", str(tmp_path / "out.jsonl"))
+    printed = ask("results", f"{first},{retry}")[1].splitlines()
+
+    written = [(tmp_path / name).read_text() for name in ("out.jsonl", "out.errors.jsonl")]
+    assert "".join(written).splitlines() == printed
+    assert [json.loads(line)["custom_id"] for line in printed] == ["r0", "r1"]
+
+
+def test_answers_of_a_retry_take_the_place_of_failures(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def script(batch: FakeBatch) -> None:
+        good, bad = batch.requests[:1], batch.requests[1:]
+        batch.finish([success(each) for each in good], [http_failure(each) for each in bad])
+
+    with FakeOpenAI(script) as server:
+        processor = BatchProcessor(server.api_key, server.base_url)
+        processor.run(["a", "b"], None, "m", poll_interval=0.001)
+        processor.retry_failed("batch_1", 0.001)
+        where = ("--base-url", server.base_url, "--api-key", server.api_key)
+        run(app, ["results", "batch_1,batch_2", "-o", str(tmp_path / "out.jsonl"), *where])
+
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["custom_id"] for line in lines] == ["request-1", "request-2"]
+    assert not (tmp_path / "out.errors.jsonl").exists()
+
+
+def test_results_leave_files_alone_that_they_did_not_write(ask: Any, tmp_path: Path) -> None:
+    ask("submit", str(write_requests(tmp_path / "in.jsonl", {})), "--wait")
+    for name in ("out.errors.jsonl", "out.jsonl.part"):
+        (tmp_path / name).write_text("mine")
+
+    code, _, err = ask("results", "-o", str(tmp_path / "out.jsonl"))
+
+    assert code == 0
+    assert "out.errors.jsonl was there before: nothing failed here" in err
+    assert [path.read_text() for path in tmp_path.glob("out.*") if path.name != "out.jsonl"] == [
+        "mine"
+    ] * 2
 
 
 def test_an_input_that_is_refused_is_told_by_line(ask: Any, tmp_path: Path) -> None:
