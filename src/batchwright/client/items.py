@@ -13,12 +13,12 @@ parameters of all.
 
 from __future__ import annotations
 
-import base64
 import json
-from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from batchwright.client.errors import RequestFailure
+from batchwright.domain.answer_text import EMBEDDINGS_URL, Said, is_text_url, said_by, vectors_of
 from batchwright.domain.errors import UsageError
 
 Item: TypeAlias = Any  # str | list of messages | dict, see above
@@ -147,16 +147,19 @@ def answer_of(body: Any, endpoint: str = CHAT) -> Any:
     """The answer inside a response body.
 
     Chat and completions: the text (a list of texts where `n` > 1; the whole message where it
-    calls tools). Responses: the text. Embeddings: the vector, a list of floats (a list of
-    vectors where the input was a list). Anything else: the body as it came.
+    calls tools). Responses: the text (the body where it calls tools). Embeddings: the vector, a
+    list of floats (a list of vectors where the input was a list). A `RequestFailure` for an answer
+    that was refused or cut off before its first word. Anything else: the body as it came.
     """
-    reader = _READERS.get(endpoint)
-    if reader is None or not isinstance(body, dict):
-        return body
+    url = f"/v1{endpoint}"
     try:
-        return reader(body)
-    except (KeyError, TypeError, IndexError, AttributeError):
+        if url == EMBEDDINGS_URL:
+            return _one_or_all(vectors_of(body))
+        if is_text_url(url):
+            return _said(said_by(url, body))
+    except ValueError:
         return body
+    return body
 
 
 def tokens_of(body: Any) -> int | None:
@@ -166,50 +169,12 @@ def tokens_of(body: Any) -> int | None:
     return total if isinstance(total, int) else None
 
 
-def _chat_answer(body: Body) -> Any:
-    return _one_or_all([_message_text(choice["message"]) for choice in body["choices"]])
-
-
-def _message_text(message: Body) -> Any:
-    if message.get("tool_calls") or message.get("function_call") or message.get("audio"):
-        return message
-    content = message.get("content")
-    return content if content is not None else message.get("refusal") or ""
-
-
-def _completion_answer(body: Body) -> Any:
-    return _one_or_all([choice["text"] for choice in body["choices"]])
-
-
-def _responses_answer(body: Body) -> Any:
-    parts = [
-        part.get("text") or part.get("refusal") or ""
-        for output in body["output"]
-        if output["type"] == "message"
-        for part in output["content"]
-    ]
-    return "".join(parts) if parts else body
-
-
-def _embedding_answer(body: Body) -> Any:
-    data = sorted(body["data"], key=lambda entry: entry.get("index", 0))
-    return _one_or_all([_vector(entry["embedding"]) for entry in data])
-
-
-def _vector(embedding: Any) -> Any:
-    """Floats from either wire form; the base64 one is little-endian float32."""
-    if not isinstance(embedding, str):
-        return embedding
-    return array("f", base64.b64decode(embedding)).tolist()
+def _said(choices: list[Said]) -> Any:
+    none = choices[0].none
+    if none is not None and all(choice.none for choice in choices):
+        return RequestFailure(none.code, none.message)
+    return _one_or_all([choice.whole if choice.calls else choice.text for choice in choices])
 
 
 def _one_or_all(answers: list[Any]) -> Any:
     return answers[0] if len(answers) == 1 else answers
-
-
-_READERS: dict[str, Callable[[Body], Any]] = {
-    CHAT: _chat_answer,
-    "/completions": _completion_answer,
-    RESPONSES: _responses_answer,
-    EMBEDDINGS: _embedding_answer,
-}

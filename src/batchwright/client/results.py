@@ -36,7 +36,8 @@ def custom_id(number: int, total: int) -> str:
 def read_result(line: bytes, endpoint: str) -> Result:
     """The result in one line of an output or error file.
 
-    A success has a 2xx status, no `error`, and no error in its body; all else is a failure.
+    A success has a 2xx status, no `error`, and no error in its body; all else is a failure. So is
+    an answer that was refused or cut off before its first word (`refused`, `no_answer`).
     Raises `BatchwrightError` for a line that is not a result line.
     """
     try:
@@ -51,6 +52,8 @@ def read_result(line: bytes, endpoint: str) -> Result:
         return failed(str(name), failure)
     body = response["body"]
     answer = answer_of(body, endpoint)
+    if isinstance(answer, RequestFailure):
+        return {"id": str(name), "response": None, "tokens": tokens_of(body), "error": answer}
     return {"id": str(name), "response": answer, "tokens": tokens_of(body), "error": None}
 
 
@@ -99,8 +102,8 @@ def in_order_of(names: Iterable[str], results: Results, missing: RequestFailure)
 
 
 def failed_ids(results: Results) -> list[str]:
-    """The ids of the requests that failed, in order."""
-    return [name for name, result in results.items() if result["error"] is not None]
+    """The ids of the requests that failed, in order; not of those whose answer holds none."""
+    return [name for name, result in results.items() if _is_failed(result)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,10 @@ def merge(batches: Iterable[Results]) -> list[Job]:
         job.results.update(batch)
         job.members.append(place)
     return jobs
+
+
+def _is_failed(result: Result) -> bool:
+    return result["error"] is not None and result["error"].code not in ("refused", "no_answer")
 
 
 def _repeats(batch: Results, results: Results) -> bool:

@@ -1,18 +1,24 @@
 """Result lines taken apart: what a row of the output table shows of an answer.
 
-The shapes of the response bodies are those of OpenAI's API reference (chat, responses,
-completions, embeddings); any other body is shown as its JSON text.
+Of chats, responses, completions and embeddings it is what they say (`domain/answer_text`); any
+other body is shown as its JSON text.
 """
 
 from __future__ import annotations
 
-import base64
-import struct
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+
+from batchwright.domain.answer_text import (
+    EMBEDDINGS_URL,
+    NoAnswer,
+    Said,
+    is_text_url,
+    said_by,
+    vectors_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,94 +66,40 @@ def extract(url: str, body: bytes) -> RowResult:
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         return RowResult(error=f"the answer is not JSON: {exc}")
     tokens = _tokens(answer)
-    reader = _READERS.get(url)
-    if reader is None:
-        return RowResult(answer=body.decode(), tokens=tokens)
     try:
-        return replace(reader(answer), tokens=tokens)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        if url == EMBEDDINGS_URL:
+            return replace(_read_vectors(answer), tokens=tokens)
+        if is_text_url(url):
+            return replace(_one_or_list(said_by(url, answer)), tokens=tokens)
+    except ValueError:
         return RowResult(error=f"the answer is not of the shape of {url}", tokens=tokens)
+    return RowResult(answer=body.decode(), tokens=tokens)
 
 
-def _read_chat(answer: Any) -> RowResult:
-    return _one_or_list([_read_choice(choice) for choice in answer["choices"]])
-
-
-def _read_choice(choice: Any) -> RowResult:
-    message = choice["message"]
-    content = _content_text(message.get("content"))
-    if content:
-        return RowResult(answer=content)
-    if message.get("refusal"):
-        return RowResult(error=f"refused: {message['refusal']}")
-    for key in ("tool_calls", "function_call", "audio"):
-        if message.get(key):
-            return RowResult(answer=_json_text(message[key]))
-    return _read_empty(choice.get("finish_reason"))
-
-
-def _content_text(content: Any) -> str:
-    """The text of a message: a string, or a list of parts of which some are text."""
-    if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content)
-    if content is None or isinstance(content, str):
-        return content or ""
-    raise TypeError(content)
-
-
-def _read_empty(reason: Any) -> RowResult:
-    if reason in {"length", "max_output_tokens"}:
-        return RowResult(error="no answer: the token limit was reached before the first word")
-    if reason == "content_filter":
-        return RowResult(error="no answer: stopped by the content filter")
-    return RowResult(answer="")
-
-
-def _read_completion(answer: Any) -> RowResult:
-    return _one_or_list([RowResult(answer=choice["text"]) for choice in answer["choices"]])
-
-
-def _one_or_list(results: list[RowResult]) -> RowResult:
+def _one_or_list(said: list[Said]) -> RowResult:
     """The only choice as it is; several (`n` above 1) as a JSON list, failed ones as null."""
-    if len(results) == 1:
-        return results[0]
-    if not results:
-        raise ValueError("no choice")
-    if all(result.answer is None for result in results):
+    results = [_read_said(each) for each in said]
+    if len(results) == 1 or all(result.answer is None for result in results):
         return results[0]
     return RowResult(answer=_json_text([result.answer for result in results]))
 
 
-def _read_response(answer: Any) -> RowResult:
-    items = answer["output"]
-    parts = [p for item in items if item["type"] == "message" for p in item["content"]]
-    text = "".join(part["text"] for part in parts if part["type"] == "output_text")
-    if text:
-        return RowResult(answer=text)
-    refusals = [part["refusal"] for part in parts if part["type"] == "refusal"]
-    if refusals:
-        return RowResult(error=f"refused: {refusals[0]}")
-    calls = [item for item in items if item["type"].endswith("_call")]
-    if calls:
-        return RowResult(answer=_json_text(calls))
-    return _read_empty((answer.get("incomplete_details") or {}).get("reason"))
+def _read_said(said: Said) -> RowResult:
+    match said.none:
+        case NoAnswer("refused", message):
+            return RowResult(error=f"refused: {message}")
+        case NoAnswer(_, message):
+            return RowResult(error=f"no answer: {message}")
+    if said.calls and not said.text:
+        return RowResult(answer=_json_text(said.calls))
+    return RowResult(answer=said.text)
 
 
-def _read_embedding(answer: Any) -> RowResult:
-    vectors = [_vector(item["embedding"]) for item in answer["data"]]
+def _read_vectors(answer: Any) -> RowResult:
+    vectors = vectors_of(answer)
     if len(vectors) == 1:
         return RowResult(embedding=vectors[0])
     return RowResult(answer=_json_text(vectors))
-
-
-def _vector(value: Any) -> list[float]:
-    """Floats, or base64 of little-endian 32-bit floats (`encoding_format: base64`)."""
-    if isinstance(value, str):
-        data = base64.b64decode(value, validate=True)
-        if len(data) % 4:
-            raise ValueError("not a whole number of 32-bit floats")
-        return list(struct.unpack(f"<{len(data) // 4}f", data))
-    return [float(number) for number in value]
 
 
 def _tokens(answer: Any) -> int | None:
@@ -183,11 +135,3 @@ def _error_text(error: Any) -> str:
 
 def _json_text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
-
-
-_READERS: dict[str, Callable[[Any], RowResult]] = {
-    "/v1/chat/completions": _read_chat,
-    "/v1/completions": _read_completion,
-    "/v1/responses": _read_response,
-    "/v1/embeddings": _read_embedding,
-}

@@ -427,6 +427,24 @@ def test_without_failures_a_retry_sends_nothing(
     assert len(server.batches) == 1
 
 
+def test_a_refusal_is_told_and_not_asked_again(
+    server: FakeOpenAI, processor: BatchProcessor
+) -> None:
+    def refuse(batch: FakeBatch) -> None:
+        lines = [success(request) for request in batch.requests]
+        lines[0]["response"]["body"]["choices"][0]["message"] = {"refusal": "I will not"}
+        batch.finish(lines)
+
+    server.script = refuse
+
+    results = processor.run(ITEMS, None, "m", poll_interval=POLL_S)
+
+    assert results[0]["error"] == RequestFailure("refused", "I will not")
+    assert results[0]["tokens"] == 5
+    assert processor.retry_failed("batch_1", POLL_S) == results
+    assert len(server.batches) == 1
+
+
 def test_a_retry_needs_the_local_file_when_the_server_lost_the_input(
     server: FakeOpenAI, processor: BatchProcessor, tmp_path: Path
 ) -> None:

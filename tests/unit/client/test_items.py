@@ -6,6 +6,7 @@ from array import array
 
 import pytest
 
+from batchwright.client.errors import RequestFailure
 from batchwright.client.items import answer_of, body_of, encode, plain_endpoint, tokens_of
 from batchwright.domain.errors import UsageError
 
@@ -107,11 +108,19 @@ def test_answers_are_read_from_each_shape() -> None:
     assert answer_of(chat({"content": "hi"})) == "hi"
     assert answer_of(chat({"content": "a"}, {"content": "b"})) == ["a", "b"]
     assert answer_of(chat(tools)) == tools
-    assert answer_of(chat({"content": None, "refusal": "no"})) == "no"
+    assert answer_of(chat({"content": None, "refusal": "no"})) == RequestFailure("refused", "no")
+    assert answer_of(chat({"content": ""})) == ""
+    assert answer_of({"choices": [{"message": {}, "finish_reason": "length"}]}).code == "no_answer"
     assert answer_of({"choices": [{"text": "hi"}]}, "/completions") == "hi"
     assert answer_of({"output": output}, "/responses") == "hi"
     assert answer_of({"data": [{"index": 0, "embedding": [1.0]}]}, "/embeddings") == [1.0]
     assert answer_of({"data": [{"embedding": packed}]}, "/embeddings") == [0.5, -1.0]
+    swapped = [{"index": 1, "embedding": [2]}, {"index": 0, "embedding": [1]}]
+    assert answer_of({"data": swapped}, "/embeddings") == [[1.0], [2.0]]
+    searched = {"output": [{"type": "web_search_call"}, *output]}
+    assert answer_of(searched, "/responses") == "hi"
+    called = {"output": [{"type": "function_call", "name": "f"}]}
+    assert answer_of(called, "/responses") == called
     assert answer_of({"x": 1}, "/rerank") == {"x": 1}
     assert answer_of({"odd": 1}) == {"odd": 1}
 

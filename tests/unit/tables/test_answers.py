@@ -83,6 +83,14 @@ def test_an_embedding_is_floats_or_base64() -> None:
         assert result == RowResult(embedding=[0.5, -1.0], tokens=3)
 
 
+def test_vectors_come_in_the_order_of_their_inputs() -> None:
+    swapped = [{"index": 1, "embedding": [2]}, {"index": 0, "embedding": [1]}]
+
+    assert (
+        extract("/v1/embeddings", json.dumps({"data": swapped}).encode()).answer == "[[1.0],[2.0]]"
+    )
+
+
 def test_any_other_body_is_its_json_text() -> None:
     assert extract("/v1/moderations", b'{"results": [ 1 ]}').answer == '{"results": [ 1 ]}'
 
