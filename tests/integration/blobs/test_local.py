@@ -188,6 +188,18 @@ async def test_a_mapped_file_without_room_is_not_there(
     assert len(blobs.map("slots", 4_096)) == 4_096
 
 
+async def test_a_mapped_file_whose_views_are_released_holds_nothing_open(
+    blobs: LocalBlobs,
+) -> None:
+    before = len(os.listdir("/dev/fd"))
+    for number in range(5):
+        words = blobs.map(f"slots-{number}", 4_096).cast("Q")
+        words[0] = 1
+        words.release()
+        blobs.unmap(f"slots-{number}")
+    assert len(os.listdir("/dev/fd")) == before
+
+
 async def test_a_failed_sync_is_never_repeated_on_the_same_files(
     blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
