@@ -13,7 +13,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -53,6 +53,15 @@ def sandbox(*arguments: str, with_ledger: bool = False) -> Iterator[SandboxProce
         yield process
 
 
+class OddSandbox(SandboxProcess):
+    """The sandbox as `upstream.py` alters it; takes that program's options too."""
+
+    def __init__(self, *arguments: str, with_ledger: bool = False) -> None:
+        super().__init__(*arguments, with_ledger=with_ledger, cpu=SANDBOX_CPU)
+        program = str(Path(__file__).with_name("upstream.py"))
+        self._command = [sys.executable, program, *self._command[3:]]
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A folder on the disk of the working directory: /tmp may be memory, where a sync is free."""
@@ -60,15 +69,19 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-def config_text(base_url: str, concurrency: int) -> str:
-    """Settings in which one provider serves the model."""
+def config_text(base_url: str, concurrency: int, *more: str) -> str:
+    """Settings in which one provider serves the model; `more`: further lines about it.
+
+    The API's own limit of requests is off: it is not what is measured.
+    """
+    lines = "".join(f"{line}\n" for line in more)
     return (
         "[providers.upstream]\n"
         'kind = "openai"\n'
         f'base_url = "{base_url}"\n'
         f'models = ["{MODEL}"]\n'
-        f"max_concurrency = {concurrency}\n"
-        "[limits]\nrequests_per_batch = 10000000\nfile_mb = 4000\n"
+        f"max_concurrency = {concurrency}\n{lines}"
+        "[limits]\nrequests_per_batch = 10000000\nfile_mb = 4000\nrequests_per_s = 0\n"
     )
 
 
@@ -78,12 +91,15 @@ def chat_body(number: int) -> bytes:
     return json.dumps({"model": MODEL, "messages": [message]}).encode()
 
 
-def write_requests(path: Path, count: int) -> Path:
-    """An input file of `count` small chat requests."""
+def write_requests(
+    path: Path, count: int, body_of: Callable[[int], bytes] = chat_body, first: int = 0
+) -> Path:
+    """An input file of `count` chat requests, small ones unless told otherwise."""
     head = b'{"custom_id": "request-%07d", "method": "POST", "url": "/v1/chat/completions", '
     with path.open("wb") as file:
         file.writelines(
-            (head % number) + b'"body": ' + chat_body(number) + b"}\n" for number in range(count)
+            (head % number) + b'"body": ' + body_of(number) + b"}\n"
+            for number in range(first, first + count)
         )
     return path
 
@@ -173,6 +189,27 @@ def spread(values: Sequence[float], digits: int = 0) -> str:
     """`median (least … most)`."""
     median = statistics.median(values)
     return f"{median:,.{digits}f} ({min(values):,.{digits}f} … {max(values):,.{digits}f})"
+
+
+def verdict(is_held: bool) -> str:
+    """What stands beside a target."""
+    return "met" if is_held else "MISSED"
+
+
+def at_least(values: Sequence[float], target: float, unit: str = "") -> tuple[str, str]:
+    """The cells of a target for a median that must not be less."""
+    return f"≥ {target:g}{unit}", verdict(statistics.median(values) >= target)
+
+
+def at_most(values: Sequence[float], target: float, unit: str = "") -> tuple[str, str]:
+    """The cells of a target for a median that must not be more."""
+    return f"≤ {target:g}{unit}", verdict(statistics.median(values) <= target)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which that share of the values lies, the nearest one above."""
+    ordered = sorted(values)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
