@@ -168,6 +168,8 @@ async def run_job(
     """
     if not manifest.is_sent:
         state.clear_engine(manifest)  # what a process left that ended before it sent anything
+    if state.is_saved(manifest):
+        state.clear_other_engines(manifest)  # of a restart that ended half way
     try:
         async with open_node(config) as node:
             run = LocalRun(node, job, state, manifest, controls)

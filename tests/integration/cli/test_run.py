@@ -309,6 +309,31 @@ def test_a_restart_drops_the_earlier_answers_when_it_has_begun(
     assert "finished already" in batchwright(*asked).out
 
 
+def test_a_state_that_cannot_be_read_is_only_forgotten_by_restart(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    asked = ("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+    batchwright(*asked)
+    (folder / "out.csv.batchwright" / "run.json").write_text("{")
+
+    refused = batchwright(*asked)
+    anew = batchwright(*asked, "--restart")
+
+    assert (refused.code, anew.code) == (1, 0)
+    assert "--restart" in refused.err
+    assert "finished already" in batchwright(*asked).out
+
+
+def test_what_a_restart_left_half_way_goes(batchwright: Batchwright, folder: Path) -> None:
+    asked = ("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+    batchwright(*asked)
+    (folder / "out.csv.batchwright" / "engine-2").mkdir()
+    (folder / "out.csv").unlink()
+
+    assert batchwright(*asked).code == 0
+    assert [path.name for path in folder.glob("out.csv.batchwright/engine*")] == ["engine"]
+
+
 def test_failures_go_to_a_file_of_their_own_and_are_grouped_by_cause(
     batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
 ) -> None:
