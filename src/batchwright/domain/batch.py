@@ -60,11 +60,17 @@ class Closing:
     """What is summed up once, when a batch ends; while it runs the journal knows it."""
 
     usage: Usage = NO_USAGE
-    cost_nano: int = 0  # billionths of a dollar that the providers bill us
+    cost_nano: int = 0  # billionths of a dollar that the providers bill us, as far as it is known
+    unpriced: int = 0  # answers of models whose price is not known
     codes: Mapping[str, int] = field(default_factory=dict)  # failed requests by error code
     attempts: int = 0
     possibly_paid_twice: int = 0  # requests
     possibly_paid_twice_lines: tuple[int, ...] = ()  # the first `LISTED_LINES_MAX` of them
+
+    @property
+    def cost_usd(self) -> float | None:
+        """None where the price of an answer is not known."""
+        return None if self.unpriced else self.cost_nano / 1e9
 
 
 LISTED_LINES_MAX = 10_000

@@ -22,6 +22,7 @@ ERROR = 2  # the result is a line of the error file
 MAYBE_PAID = 4  # an answer of this attempt was lost: it may be paid for again
 IN_CRASH = 8  # the attempt was in flight when the process died; ends in `Suspicion.packed`
 MARK = 16
+UNPRICED = 32  # a result of a model whose price is not known: its cost is not 0, but unknown
 
 _FIELDS = Struct("<IIHHHHIIIIqqdQII")
 _CHECK = Struct("<I")

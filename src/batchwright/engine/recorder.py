@@ -21,7 +21,7 @@ from batchwright.domain.result import (
     line_head,
     result_id,
 )
-from batchwright.engine.account import MAYBE_PAID
+from batchwright.engine.account import MAYBE_PAID, UNPRICED
 from batchwright.engine.journal import Journal
 from batchwright.engine.pending import Pending
 from batchwright.providers.base import Answer
@@ -57,6 +57,8 @@ class Recorder:
             _ours(route.name_json, pending.tries, cost_nano if rates is not None else None),
         )
         flags = MAYBE_PAID if pending.is_maybe_paid else 0
+        if rates is None:
+            flags |= UNPRICED
         self._journal.add_output(
             text,
             (request.line, route.lane.tag, answer.status, flags, pending.tries),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from batchwright.domain.batch import LISTED_LINES_MAX, Closing, Counts
 from batchwright.domain.result import code_name
 from batchwright.domain.usage import Usage
-from batchwright.engine.account import ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, Fields
+from batchwright.engine.account import ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, UNPRICED, Fields
 from batchwright.engine.suspects import Suspicion
 
 
@@ -21,6 +21,7 @@ class Tally:
         self.failed = 0
         self.attempts = 0  # calls made, also those that did not become a result
         self.cost_nano = 0
+        self.unpriced = 0  # answers that `cost_nano` is without
         self.codes: dict[int, int] = {}
         self.suspicions: dict[int, Suspicion] = {}  # of undone lines
         self.tries: dict[int, int] = {}  # of undone lines: calls that are on record
@@ -55,6 +56,8 @@ class Tally:
         self._mark_done(line)
         if flags & OUTPUT:
             self.completed += 1
+            if flags & UNPRICED:
+                self.unpriced += 1
             tokens = self._tokens
             tokens[0] += given
             tokens[1] += cached
@@ -99,6 +102,7 @@ class Tally:
         return Closing(
             usage=self.usage,
             cost_nano=self.cost_nano,
+            unpriced=self.unpriced,
             codes={code_name(code): count for code, count in sorted(self.codes.items())},
             attempts=self.attempts,
             possibly_paid_twice=self.maybe_paid_twice,

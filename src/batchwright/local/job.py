@@ -50,7 +50,6 @@ CHAT_URL = "/v1/chat/completions"
 EMBEDDINGS_URL = "/v1/embeddings"
 _PUT_BACK = "put it back and run the same command again; the answers are kept"
 _AGAIN = "nothing was sent; run the same command again"
-_UNPRICED = b'"cost_usd":null}}'  # how a result line of our engine ends without a price
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +185,6 @@ class LinesJob:
 
     def _lines(self, results: Iterable[Settled], causes: Causes) -> Iterator[ResultLine]:
         for result in results:
-            _note_price(result, causes)
             if result.is_error:
                 text = read_result(self.url, result.line).error or ""
                 causes.add(result.number, text, is_failure=True)
@@ -210,13 +208,8 @@ def _as_text(row: RowResult) -> RowResult:
     return replace(row, answer=msgspec.json.encode(row.embedding).decode())
 
 
-def _note_price(result: Settled, causes: Causes) -> None:
-    causes.unpriced += not result.is_error and result.line.endswith(_UNPRICED)
-
-
 def _rows_of(url: str, results: Iterable[Settled], causes: Causes) -> Iterator[RowResult]:
     for result in results:
-        _note_price(result, causes)
         row = read_result(url, result.line)
         if row.error is not None:
             causes.add(result.number, row.error, is_failure=result.is_error)

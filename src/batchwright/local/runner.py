@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from batchwright.blobs.base import read_extents
 from batchwright.config import Config
-from batchwright.domain.batch import Batch, Status
+from batchwright.domain.batch import Batch, Closing, Status
 from batchwright.domain.batch_error import BatchError
 from batchwright.domain.errors import Damaged, StorageError, UsageError
 from batchwright.domain.key import DEFAULT_TENANT
@@ -425,7 +425,7 @@ class LocalRun:
             failed=causes.failed,
             unanswered=causes.unanswered,
             usage=reduce(Usage.add, (each.usage for each in sums), NO_USAGE),
-            cost=None if causes.unpriced else sum(each.cost_nano for each in sums) / 1e9,
+            cost=_cost_of(sums),
             possibly_paid_twice=sum(each.possibly_paid_twice for each in sums),
             elapsed_s=monotonic() - self._started_at,
             output=output,
@@ -434,6 +434,12 @@ class LocalRun:
             unit=self._job.unit,
             causes=tuple(causes),
         )
+
+
+def _cost_of(sums: list[Closing]) -> float | None:
+    """Dollars; None where the price of an answer is not known."""
+    is_known = not any(each.unpriced for each in sums)
+    return sum(each.cost_nano for each in sums) / 1e9 if is_known else None
 
 
 async def _wait_a_little(*waits: asyncio.Future[Any]) -> None:

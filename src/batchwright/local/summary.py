@@ -31,7 +31,6 @@ class Causes:
     def __init__(self) -> None:
         self.failed = 0  # requests without success
         self.unanswered = 0  # answers that hold none: refused, or ended before the first word
-        self.unpriced = 0  # answers of models without a known price
         self._found: dict[str, Cause] = {}
 
     def add(self, number: int, text: str, *, is_failure: bool) -> None:

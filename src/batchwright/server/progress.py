@@ -32,7 +32,7 @@ def _extension(batch: Batch, engine: Engine, is_listed: bool) -> dict[str, Any]:
         "problem": _problem(batch, engine),
         "failed_by_code": dict(closing.codes),
         "attempts": closing.attempts,
-        "cost_usd": closing.cost_nano / 1e9,
+        "cost_usd": closing.cost_usd,
         "possibly_paid_twice": {
             "requests": closing.possibly_paid_twice,
             "lines": lines[:LINES_IN_LIST_MAX] if is_listed else lines,

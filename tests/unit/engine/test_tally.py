@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batchwright.domain.batch import LISTED_LINES_MAX, Counts
 from batchwright.domain.result import Code
-from batchwright.engine.account import ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, Record
+from batchwright.engine.account import ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, UNPRICED, Record
 from batchwright.engine.suspects import Suspicion
 from batchwright.engine.tally import Tally
 
@@ -29,6 +29,14 @@ def test_results_add_up_and_only_successes_have_usage() -> None:
     assert closing.codes == {"429": 1}
     assert closing.attempts == 7
     assert closing.cost_nano == 21
+
+
+def test_a_cost_is_unknown_as_soon_as_one_price_is() -> None:
+    tally = Tally()
+    tally.apply(record(1))
+    assert tally.closing().cost_usd == 7e-9
+    tally.apply(record(2, OUTPUT | UNPRICED, cost_nano=0))
+    assert (tally.closing().unpriced, tally.closing().cost_usd) == (1, None)
 
 
 @pytest.mark.parametrize("first", [OUTPUT, ERROR])

@@ -51,6 +51,14 @@ def test_a_running_batch_tells_its_rate_its_end_and_what_holds_it_back() -> None
     assert told["held_back_by"] == "lane: 50 calls in flight"
 
 
+def test_a_cost_is_null_where_a_price_is_not_known() -> None:
+    known = replace(BATCH, closing=Closing(cost_nano=2_000_000_000))
+    unknown = replace(BATCH, closing=Closing(cost_nano=2_000_000_000, unpriced=1))
+
+    assert ours(known, engine_with())["cost_usd"] == 2.0
+    assert ours(unknown, engine_with())["cost_usd"] is None
+
+
 def test_one_that_stands_still_has_no_expected_end() -> None:
     told = ours(BATCH, engine_with(running(0.0), is_short_of_space=True))
 
