@@ -1,11 +1,12 @@
 # Everything a person does here, each target with one line of help: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup demo test check bench bench-all peers lock clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,8 +37,18 @@ check: setup ## Format, lint, import rules, strict types
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
 
-bench: setup ## Run the quick benchmarks (some minutes)
+bench: setup ## Run the quick benchmarks (under ten minutes)
 	@$(BIN)/python benchmarks/run.py
+
+bench-all: setup peers ## Run every benchmark at full size (some hours)
+	@$(BIN)/python benchmarks/run.py --all
+
+peers: $(PEERS)/.installed ## Install what the benchmarks compare with into .venv-peers
+
+$(PEERS)/.installed: benchmarks/peers-requirements.txt
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $<
+	@touch $@
 
 lock: ## Make requirements.lock anew from pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,4 +57,4 @@ lock: ## Make requirements.lock anew from pyproject.toml
 	  --python-version 3.11 --extra tables --group dev pyproject.toml -o requirements.lock
 
 clean: ## Remove what was made
-	@rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(PEERS) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -30,6 +30,7 @@ ENGINE_CPU = 0
 SANDBOX_CPU = 1
 MODEL = "bench"
 ENDPOINT = "/v1/chat/completions"
+LONG_PROMPT_BYTES = 4096
 
 
 def show_machine() -> None:
@@ -89,6 +90,17 @@ def chat_body(number: int) -> bytes:
     """A small chat request, each its own."""
     message = {"role": "user", "content": f"Is review {number} good or bad?"}
     return json.dumps({"model": MODEL, "messages": [message]}).encode()
+
+
+def long_chat_body(number: int) -> bytes:
+    """A chat request of 4 kB, as `peer_calls.py` asks it too."""
+    message = {"role": "user", "content": prompt(number, LONG_PROMPT_BYTES)}
+    return json.dumps({"model": MODEL, "messages": [message]}).encode()
+
+
+def prompt(number: int, size_bytes: int) -> str:
+    """The text that is asked, filled up to a size; 0: a short one."""
+    return f"Is review {number} good or bad?".ljust(size_bytes, "x")
 
 
 def write_requests(
@@ -167,6 +179,10 @@ def serving(folder: Path, config: Path) -> Iterator[tuple[str, str, int]]:
             assert process.stdout is not None
             ready = json.loads(process.stdout.readline())
             yield ready["base_url"], ready["admin_key"], process.pid
+        except BaseException:
+            if process.poll() is not None:
+                print(f"the server ended:\n{(folder / 'serve.log').read_text()[-4000:]}")
+            raise
         finally:
             process.kill()  # nothing of it is wanted any more
 

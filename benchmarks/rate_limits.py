@@ -145,6 +145,8 @@ def measure_case(case: Case, setting: Setting) -> list[Used]:
             command = measure.run_command(source, config, folder / "output.jsonl")
             run_for(command, folder, own.ledger_path, setting.duration_s)
             calls = [call for call in read(own.ledger_path) if call.path == CHAT_PATH]
+        if not calls:
+            raise SystemExit(f"{case}: no call came")
         return [
             used(calls, spans, limit * part, tokens_of)
             for spans, part in spans_of(setting, calls[0].time)
@@ -168,7 +170,10 @@ def declared(case: Case, limit: int) -> list[str]:
 
 
 def run_for(command: Sequence[str], folder: Path, ledger: Path, duration_s: float) -> None:
-    """Start the command and end it so long after its first call; it must not end by itself."""
+    """Start the command and end it so long after its first call.
+
+    A run that ends before that has used less than it could; why is shown.
+    """
     with (
         (folder / "run.log").open("w") as log,
         subprocess.Popen(
@@ -178,7 +183,8 @@ def run_for(command: Sequence[str], folder: Path, ledger: Path, duration_s: floa
         first_at = None
         while first_at is None or time.monotonic() < first_at + duration_s + 1:
             if process.poll() is not None:
-                raise SystemExit(f"the run ended early:\n{(folder / 'run.log').read_text()}")
+                print(f"the run ended early:\n{(folder / 'run.log').read_text()}", flush=True)
+                return
             if first_at is None and ledger.exists() and ledger.stat().st_size > 0:
                 first_at = time.monotonic()
             time.sleep(0.05)
