@@ -165,7 +165,9 @@ class ProviderConfig:
     tokens_per_minute: int | None = setting(
         None, whole(1, 10**12), "Its rate limit in tokens; absent: none."
     )
-    max_concurrency: int = setting(50, whole(1, 10_000), "Calls in flight at the same time.")
+    max_concurrency: int = setting(
+        2_000, whole(1, 10_000), "A ceiling on the calls in flight; it begins at 50."
+    )
     timeout_s: float = setting(600.0, number(1, 86_400), "Time that one call may take.")
     max_attempts: int | None = setting(
         None, whole(1, 100), "As `limits.max_attempts`, for this provider."

@@ -19,6 +19,7 @@ from batchwright.domain.errors import ConfigError
 from batchwright.domain.key import DEFAULT_TENANT, Key, digest_of, lookup_id, make_token
 from batchwright.engine.engine import Engine
 from batchwright.engine.lane import Lane, LaneLimits
+from batchwright.engine.limiter import Declared
 from batchwright.engine.routing import Account, Rates, RatesLookup, Router
 from batchwright.engine.runtime import Runtime
 from batchwright.engine.settings import EngineSettings
@@ -28,6 +29,7 @@ from batchwright.store.sql import SqlStore
 from batchwright.system import SystemRuntime
 
 REHEARSAL = "sandbox"
+BUILTIN_CONCURRENCY = 50  # its work is done here: more at once is not quicker
 REHEARSAL_CONCURRENCY = 256
 ADMIN = "admin"
 FIRST_KEY_NAME = "first start"
@@ -169,7 +171,8 @@ def _builtin(runtime: Runtime) -> Account:
     from batchwright.providers.builtin import MODELS, BuiltinProvider, BuiltinTransport
 
     provider = BuiltinProvider(BuiltinTransport(wall_clock=time.time))
-    lane = Lane(BUILTIN, limits=LaneLimits(), runtime=runtime)
+    limits = LaneLimits(max_concurrency=BUILTIN_CONCURRENCY)
+    lane = Lane(BUILTIN, limits=limits, runtime=runtime)
     return Account(provider, lane, models=tuple(MODELS))
 
 
@@ -191,12 +194,11 @@ def _configured(provider: ProviderConfig, runtime: Runtime) -> Account:
     except ConfigError as error:
         raise ConfigError(f"providers.{provider.name}.{error}", param=error.param) from error
     made = _KINDS[catalog()[provider.kind].kind](provider, transport)
-    limits = LaneLimits(
-        max_concurrency=provider.max_concurrency,
+    declared = Declared(
         requests_per_minute=provider.requests_per_minute,
         tokens_per_minute=provider.tokens_per_minute,
-        max_attempts=provider.max_attempts,
     )
+    limits = LaneLimits(provider.max_concurrency, declared, provider.max_attempts)
     lane = Lane(provider.name, limits=limits, runtime=runtime)
     return Account(made, lane, models=provider.models)
 

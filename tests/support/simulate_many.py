@@ -21,6 +21,7 @@ import structlog
 from batchwright.domain.batch import Batch, Status
 from batchwright.domain.errors import Ambiguous, Conflict, NoSpace, StorageError
 from batchwright.engine.lane import LaneLimits
+from batchwright.engine.limiter import Declared
 from batchwright.engine.settings import EngineSettings
 from batchwright.providers.base import Answer, Call
 from mortal import WideWorld
@@ -93,8 +94,10 @@ class History:
             seed,
             limits=LaneLimits(
                 max_concurrency=random.choice([1, 3, 10, 50]),
-                requests_per_minute=random.choice([None, None, 3_000.0]),
-                tokens_per_minute=random.choice([None, None, 200_000.0]),
+                declared=Declared(
+                    requests_per_minute=random.choice([None, None, 3_000.0]),
+                    tokens_per_minute=random.choice([None, None, 200_000.0]),
+                ),
             ),
             settings=EngineSettings(reserve_bytes=0),
         )
@@ -125,8 +128,8 @@ class History:
         await self.world.engine.stop()
         assert self.world.engine.failure is None
         for lane in self.world.engine.router.lanes:
-            assert (lane.in_flight, lane._free_slots) == (0, lane.slots)
-            assert len(lane._feeds) == 0
+            assert (lane.in_flight, lane._slots_taken) == (0, 0)
+            assert not lane._queue
         self.outcome.calls = len(self.network.ledger)
         return self.outcome
 

@@ -215,7 +215,7 @@ class World:
         self.network = ScriptedNetwork(self.random, fault_rate=fault_rate)
         self.blobs = MemoryBlobs(pause=self._pause)
         self.store = MemoryStore()
-        self.limits = limits or LaneLimits()
+        self.limits = limits or LaneLimits(max_concurrency=50)
         self.settings = settings or EngineSettings(reserve_bytes=0)
         self.engine: Engine | None = None
 

@@ -154,7 +154,8 @@ async def test_limits_of_a_provider_reach_its_lane(tmp_path: Path) -> None:
         limits = node.engine.router.find("m").lane.limits
 
     assert limits.max_concurrency == 3
-    assert (limits.requests_per_minute, limits.tokens_per_minute) == (60, 1000)
+    declared = limits.declared
+    assert (declared.requests_per_minute, declared.tokens_per_minute) == (60, 1000)
 
 
 async def test_routes_of_a_model_are_taken_in_their_order(tmp_path: Path) -> None:

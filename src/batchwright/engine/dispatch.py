@@ -3,7 +3,7 @@
 The way of a request, each step a method below:
 
     Reader       parse a line of the input, find its route       (ahead of the lanes)
-    offer        wait in the feed of a lane for a worker
+    offer        wait in the flow of a lane for a worker
     call         take a slot, send, and look at what came back
     _conclude    done: record it · again: wait in the heap · given up: record the failure
     _on_durable  give the slot back once the group is synced
@@ -21,20 +21,24 @@ from batchwright.domain.answers import BadAnswer, check_answer
 from batchwright.domain.batch import Batch
 from batchwright.domain.errors import Ambiguous, Damaged, StorageError, TransportError
 from batchwright.domain.file import Extent
+from batchwright.domain.limits import Cost, LimitSeen
 from batchwright.domain.request import Request, with_model
 from batchwright.domain.result import Code
 from batchwright.domain.segment import Segment
+from batchwright.domain.usage import Usage
 from batchwright.engine.account import MAYBE_PAID
 from batchwright.engine.budget import Budget
+from batchwright.engine.estimate import Estimator, estimate, learn
+from batchwright.engine.fair_queue import Flow
 from batchwright.engine.journal import Journal
-from batchwright.engine.lane import FEED_LOW, Feed, Lane
+from batchwright.engine.lane import Job, Lane
 from batchwright.engine.not_run import write_not_run
 from batchwright.engine.pace import Pace
 from batchwright.engine.pending import Pending, Waiting
 from batchwright.engine.reader import Reader
 from batchwright.engine.recorder import Outcome, Recorder, code_of
 from batchwright.engine.recovery import Recovered
-from batchwright.engine.retry import Decision, decide
+from batchwright.engine.retry import Decision, decide, said_of
 from batchwright.engine.routing import Route, Router
 from batchwright.engine.runtime import Runtime
 from batchwright.engine.settings import EngineSettings
@@ -42,8 +46,9 @@ from batchwright.engine.slots import SlotTable
 from batchwright.engine.suspects import WORKER_LOST, Gate, Suspects, Verdict
 from batchwright.providers.base import Answer
 
-FEED_MAX = 512  # requests read ahead for a lane
+FLOW_MAX = 512  # requests read ahead for a lane
 WAITING_MAX = 1024  # of a lane, waiting to be tried again; above it nothing new is read for it
+REFUSALS_MAX = 100  # of one request: then it is not the pace of the lane that they refuse
 BUGS_MAX = 10  # errors of ours that cost a request each; the next one stops its batch
 
 log = structlog.get_logger()
@@ -52,7 +57,7 @@ SlotToken = tuple[Lane, int, int, int]
 """What a durable group gives back: lane, slot, bytes of the request and of the answer."""
 
 
-class LaneFeed(Feed):
+class LaneFlow(Flow[Job]):
     """What a batch has ready for a lane, and how much of it waits to be tried again."""
 
     waiting = 0
@@ -97,7 +102,7 @@ class BatchRun:
         )
         self._recorder = Recorder(self._journal, batch.id)
         self._slots = slots
-        self._feeds: dict[Lane, LaneFeed] = {}
+        self._flows: dict[Lane, LaneFlow] = {}
         self._reader = Reader(
             batch,
             extents=extents,
@@ -122,7 +127,7 @@ class BatchRun:
         self._is_paused = False
         self._is_abandoned = False
         self._closed: Segment | None = None
-        self._completion_tokens = 0.0  # observed mean, for the token limit
+        self._estimators: dict[str, Estimator] = {}  # of tokens, by model
         self._pace = Pace()
         self._weight = batch.priority.weight  # among the batches of its tenant
 
@@ -140,7 +145,7 @@ class BatchRun:
 
     @property
     def lanes(self) -> list[Lane]:
-        return list(self._feeds)
+        return list(self._flows)
 
     def rate_per_s(self) -> float:
         """Requests settled per second, over the last seconds."""
@@ -164,7 +169,7 @@ class BatchRun:
         self._reader.start()
 
     def set_paused(self, is_paused: bool) -> None:
-        """Let nothing more be taken from the feeds, or go on. Safe twice."""
+        """Let nothing more be taken from the flows, or go on. Safe twice."""
         if is_paused == self._is_paused:
             return
         self._is_paused = is_paused
@@ -172,18 +177,14 @@ class BatchRun:
             self._suspects.withdraw()
         else:
             self._send_held()
-        for lane, feed in self._feeds.items():
-            if is_paused:
-                kept = list(feed.ready)
-                lane.detach(feed)
-                feed.ready.extend(kept)
-            else:
-                lane.attach(feed)
-                lane.wake()
+        for lane, flow in self._flows.items():
+            lane.set_paused(flow, is_paused)
 
     def set_weight(self, weight: float) -> None:
-        """Take another share of the lanes, from now on."""
+        """Take another share of what the tenant has of the lanes, from now on."""
         self._weight = weight
+        for lane, flow in self._flows.items():
+            lane.set_weight(flow, weight)
 
     async def stop_sending(self, grace_s: float) -> None:
         """Send nothing more; wait for the calls in flight, at most `grace_s`.
@@ -194,8 +195,8 @@ class BatchRun:
         self._reader.stop()
         self._waiting.stop()
         self._suspects.withdraw()
-        for lane, feed in self._feeds.items():
-            lane.detach(feed)
+        for lane, flow in self._flows.items():
+            lane.detach(flow)
         if self._in_flight:
             self._quiet.clear()
             try:
@@ -233,7 +234,7 @@ class BatchRun:
     async def close(self) -> Segment:
         """End this epoch; what is durable is its segment. Safe twice."""
         if self._closed is None:
-            if not self._is_abandoned:  # also after a failure: the reader and the feeds go
+            if not self._is_abandoned:  # also after a failure: the reader and the flows go
                 await self.stop_sending(0)
             self._closed = await self._journal.close()
             self._slots.close()
@@ -243,14 +244,14 @@ class BatchRun:
     # Reading ahead
 
     def offer(self, request: Request, route: Route) -> bool:
-        """Put a request into the feed of its lane; False if that is full. See `Sink`."""
-        feed = self._feeds.get(route.lane) or self._open_feed(route.lane)
-        if self._is_full(feed):
+        """Put a request into the flow of its lane; False if that is full. See `Sink`."""
+        flow = self._flows.get(route.lane) or self._open_flow(route.lane)
+        if self._is_full(flow):
             return False
         pending = self._pending(request, route)
         verdict = self._suspects.judge(pending) if self.tally.suspicions else Verdict.FIT
         if verdict is Verdict.FIT:
-            self._put(pending, feed)
+            self._put(pending, flow)
         elif verdict is Verdict.HELD:
             self._budget.held_bytes += len(pending.request.body)
         else:
@@ -277,30 +278,31 @@ class BatchRun:
         if request.model != route.model:
             body = with_model(request.body, request.model, route.model)
             request = Request(request.line, request.custom_id, request.url, body, route.model)
-        # About four bytes make a token; the completion is taken from those seen so far.
-        tokens = len(request.body) // 4 + int(self._completion_tokens)
+        estimator = self._estimators.get(route.model)
+        if estimator is None:
+            estimator = self._estimators[route.model] = Estimator()
+        cost = estimate(estimator, len(request.body))
         tries = self.tally.tries.get(request.line, 0) if self.tally.tries else 0
-        return Pending(request, route, tokens, self.call, tries=tries)
+        return Pending(request, route, cost, self.call, tries=tries)
 
-    def _open_feed(self, lane: Lane) -> LaneFeed:
-        feed = self._feeds[lane] = LaneFeed(self._reader.go_on)
-        if not self._is_paused:
-            lane.attach(feed)
-        return feed
+    def _open_flow(self, lane: Lane) -> LaneFlow:
+        flow = self._flows[lane] = LaneFlow(
+            self._batch.tenant, self._reader.go_on, weight=self._weight
+        )
+        flow.is_held = self._is_paused
+        lane.attach(flow)
+        return flow
 
-    def _put(self, pending: Pending, feed: Feed) -> None:
+    def _put(self, pending: Pending, flow: LaneFlow) -> None:
         self._budget.held_bytes += len(pending.request.body)
-        feed.ready.append(pending)
-        lane = pending.route.lane
-        if len(feed.ready) <= FEED_LOW or lane.in_flight < lane.limits.max_concurrency:
-            lane.wake()
+        pending.route.lane.put(flow, pending)
 
-    def _is_full(self, feed: LaneFeed) -> bool:
-        ready, budget = len(feed.ready), self._budget
+    def _is_full(self, flow: LaneFlow) -> bool:
+        ready, budget = len(flow.ready), self._budget
         return (
-            ready >= FEED_MAX
+            ready >= FLOW_MAX
             or (ready > 0 and budget.held_bytes >= budget.bytes_max)
-            or feed.waiting >= WAITING_MAX
+            or flow.waiting >= WAITING_MAX
         )
 
     def _send_held(self) -> None:
@@ -311,7 +313,7 @@ class BatchRun:
             self._suspects.send_held()
 
     def _has_ready(self) -> bool:
-        return any(feed.ready for feed in self._feeds.values())
+        return any(flow.ready for flow in self._flows.values())
 
     # One call
 
@@ -360,9 +362,7 @@ class BatchRun:
             except BadAnswer as error:
                 outcome = error
             else:
-                usage = checked.usage
-                pending.route.lane.report_success(pending.tokens, usage.total_tokens)
-                self._completion_tokens += (usage.output_tokens - self._completion_tokens) / 50
+                self._note_answer(pending, outcome, checked.usage)
                 token = self._token(pending, slot, len(outcome.body))
                 self._recorder.success(pending, outcome, checked, token)
                 return
@@ -372,10 +372,10 @@ class BatchRun:
             max_attempts=pending.route.lane.limits.max_attempts or self._settings.max_attempts,
             random=self._runtime.random,
             now_s=self._runtime.now(),
+            is_down=pending.route.lane.tripped is not None,
         )
-        self._tell_lane(pending.route.lane, decision, outcome)
-        self._count_attempt(pending, decision)
-        if decision.retry:
+        self._note_failure(pending, decision, outcome)
+        if decision.retry and pending.refusals < REFUSALS_MAX:
             self._try_again(pending, slot, decision, outcome)
         else:
             self._recorder.failure(pending, outcome, self._token(pending, slot, 0))
@@ -388,24 +388,24 @@ class BatchRun:
             lane.largest_answer_bytes = answer_bytes
         return lane, slot, len(pending.request.body), answer_bytes
 
-    def _tell_lane(self, lane: Lane, decision: Decision, outcome: Outcome) -> None:
-        """Let the lane learn from a failure: a wait, a stopped credential, an outage."""
-        rule = decision.rule
-        if rule.stops_credential:
-            lane.trip(f"{lane.name}: {rule.cause.replace('_', ' ')} ({_said(outcome)})")
-        elif decision.stops_lane_s:
-            lane.pause(decision.stops_lane_s)
-        elif rule.slows_lane and rule.cause != "rate_limited":
-            lane.report_trouble(f"{lane.name} does not answer: {_said(outcome)}")
-        else:
-            lane.report_success()
+    def _note_answer(self, pending: Pending, answer: Answer, usage: Usage) -> None:
+        """Let the lane, and the estimates, learn from an answer that counts."""
+        route, used = pending.route, Cost(usage.input_tokens, usage.output_tokens)
+        seen = route.provider.read_limits(answer.headers, self._runtime.now())
+        route.lane.note_answer(pending, seen, used)
+        learn(self._estimators[route.model], len(pending.request.body), used)
 
-    def _count_attempt(self, pending: Pending, decision: Decision) -> None:
-        """An outage of the provider is not held against the request."""
-        rule = decision.rule
-        is_outage = pending.route.lane.tripped is not None and rule.slows_lane
-        if rule.uses_attempt and not is_outage:
-            pending.attempts += 1
+    def _note_failure(self, pending: Pending, decision: Decision, outcome: Outcome) -> None:
+        """Let the lane learn from a failure, and count what counts against the request."""
+        route, rule = pending.route, decision.rule
+        is_refusal = rule.cause == "rate_limited"
+        seen: tuple[LimitSeen, ...] = ()
+        if isinstance(outcome, Answer):
+            now = self._runtime.now()
+            seen = route.provider.read_limits(outcome.headers, now, is_refusal=is_refusal)
+        route.lane.note_failure(pending, decision, seen, said_of(outcome))
+        pending.refusals += is_refusal
+        pending.attempts += decision.uses_attempt
         if rule.may_be_paid and decision.retry:
             pending.is_maybe_paid = True
 
@@ -418,11 +418,11 @@ class BatchRun:
         else:
             self._release(token)
         if self._is_sending:
-            self._feeds[pending.route.lane].waiting += 1
+            self._flows[pending.route.lane].waiting += 1
             self._waiting.add(pending, decision.wait_s)
 
     def _send_again(self, pending: Pending) -> None:
-        self._feeds[pending.route.lane].waiting -= 1
+        self._flows[pending.route.lane].waiting -= 1
         if self.tally.suspicions and self._suspects.is_held(pending.request.line):
             self._suspects.queue(pending)
         else:
@@ -430,8 +430,8 @@ class BatchRun:
         self._reader.go_on()
 
     def _put_first(self, pending: Pending) -> None:
-        self._feeds[pending.route.lane].ready.appendleft(pending)
-        pending.route.lane.wake()
+        lane = pending.route.lane
+        lane.put_front(self._flows[lane], pending)
 
     # Errors of ours
 
@@ -502,8 +502,3 @@ class BatchRun:
 
 def _bug_said(error: BaseException) -> str:
     return f"An error of batchwright itself ({type(error).__name__}); its log says more."
-
-
-def _said(outcome: Outcome) -> str:
-    """What went wrong, short and without data, for the operator."""
-    return f"HTTP {outcome.status}" if isinstance(outcome, Answer) else str(outcome)

@@ -13,6 +13,7 @@ from batchwright.blobs.base import Blobs
 from batchwright.domain.batch import Batch
 from batchwright.domain.errors import NoSpace, NotSent, StorageError, TransportError
 from batchwright.domain.file import FILE_TTL_S, Extent, File
+from batchwright.domain.limits import Cost, LimitSeen
 from batchwright.domain.priority import Priority
 from batchwright.domain.segment import Segment
 from batchwright.domain.window import window_s
@@ -21,6 +22,7 @@ from batchwright.engine.lane import Lane, LiveJob, LiveRun
 from batchwright.engine.pruner import Pruner
 from batchwright.engine.recovery import count_crowds
 from batchwright.engine.results import ResultsPage, results_page
+from batchwright.engine.retry import DONE, decide, said_of
 from batchwright.engine.routing import Account, Route, Router
 from batchwright.engine.runtime import Runtime, new_id
 from batchwright.engine.settings import EngineSettings
@@ -338,9 +340,11 @@ class Engine:
             try:
                 answer = await route.provider.transport.send(call)
             except TransportError as error:
+                self._note_live(route, job, error)
                 if not done.cancelled():
                     done.set_exception(error)
             else:
+                self._note_live(route, job, answer)
                 if not done.cancelled():
                     done.set_result(answer)
             finally:
@@ -371,7 +375,11 @@ class Engine:
         try:
             await opened
             async with route.provider.transport.stream(call) as answer:
+                self._note_live(route, job, Answer(answer.status, answer.headers, b""))
                 yield answer
+        except TransportError as error:
+            self._note_live(route, job, error)
+            raise
         finally:
             closed.set()
             self._drop_live(job, opened)
@@ -382,10 +390,26 @@ class Engine:
         """Queue a live call. `asked` is what its client waits for."""
         if not self._is_started:
             raise NotSent("The server is stopping; nothing was sent.")
+        if reason := route.lane.refuses_live():
+            raise NotSent(f"{reason}; nothing was sent.")
         self._asked[asked] = None
-        job = LiveJob(run, len(call.body) // 4)
+        job = LiveJob(run, Cost(len(call.body) // 4))
         route.lane.submit_live(job)
         return job
+
+    def _note_live(self, route: Route, job: LiveJob, outcome: Answer | TransportError) -> None:
+        """Let the lane learn from a live call as from any other, but for a refused key: one page
+        in the place of an answer is not to stop all the others."""
+        lane, now = route.lane, self.runtime.now()
+        decision = decide(outcome, attempt=1, max_attempts=1, random=self.runtime.random, now_s=now)
+        is_refusal = decision.rule.cause == "rate_limited"
+        seen: tuple[LimitSeen, ...] = ()
+        if isinstance(outcome, Answer):
+            seen = route.provider.read_limits(outcome.headers, now, is_refusal=is_refusal)
+        if decision is DONE:
+            lane.note_answer(job, seen, None)
+        elif not decision.rule.stops_credential:
+            lane.note_failure(job, decision, seen, said_of(outcome))
 
     def _drop_live(self, job: LiveJob, asked: asyncio.Future[Any]) -> None:
         """Let go of a call that nobody waits for any more: sent or not."""

@@ -1,13 +1,15 @@
 """A lane: what stands between the requests that wait and one account at a provider.
 
-Workers, at most `max_concurrency` of them, take the next job as soon as there is one and the limits
-let it pass. Live calls go first, then the feeds of the running batches in turn. A batch request
-holds a slot from here until its result is durable; there are 256 more slots than workers, so that
-a worker need not wait for the disk.
+Workers take the next job as soon as there is one and the limiter lets it pass. Live calls go first,
+then the fair queue decides between the running batches. A batch request holds a slot from here
+until its result is durable; there are 256 more slots than calls may be in flight, so that a worker
+need not wait for the disk.
 
-A lane can be *paused* (the provider said how long to wait) and *tripped* (it refuses our credential
-or is down): then one request at a time probes until one passes, and failures are not held
-against the requests.
+How many workers there are, and how fast they go, the limiter decides: it is told what became of
+each call, and learns.
+
+A lane can be *tripped* (it refuses our credential, or is down): then one request at a time probes
+until one passes, and failures are not held against the requests.
 """
 
 from __future__ import annotations
@@ -15,14 +17,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from zlib import crc32
 
-from batchwright.engine.limiter import Bucket, take, wait_s
+from batchwright.domain.limits import Cost, LimitSeen
+from batchwright.engine import limiter as limits_of
+from batchwright.engine.fair_queue import FairQueue, Flow
+from batchwright.engine.limiter import Binding, Declared, Reservation
+from batchwright.engine.retry import Decision
 from batchwright.engine.runtime import Runtime
 
-CONCURRENCY_DEFAULT = 50
+CONCURRENCY_MAX = 2_000  # where the configuration names no ceiling
 SPARE_SLOTS = 256
 TROUBLES_BEFORE_TRIP = 20  # in a row, over all requests of the lane
 PROBE_EVERY_S = 30.0
@@ -31,9 +37,16 @@ PROBE_EVERY_S = 30.0
 class Job(Protocol):
     """One call to be made on a lane."""
 
+    reserved: Reservation | None  # what the limiter took for it, once it runs
+
+    @property
+    def cost(self) -> Cost:
+        """What it will probably use."""
+        ...
+
     @property
     def tokens(self) -> int:
-        """The tokens that it will probably use, for the token limit."""
+        """The same as one number, for the fair queue."""
         ...
 
     def run(self) -> Awaitable[None]:
@@ -41,24 +54,12 @@ class Job(Protocol):
         ...
 
 
-class Feed:
-    """The jobs of one batch on one lane that are ready to go.
-
-    `on_low` is called when the feed runs low, so that more is read.
-    """
-
-    def __init__(self, on_low: Callable[[], None]) -> None:
-        self.ready: deque[Job] = deque()
-        self.on_low = on_low
-
-
 @dataclass(frozen=True, slots=True)
 class LaneLimits:
     """What the configuration allows on an account."""
 
-    max_concurrency: int = CONCURRENCY_DEFAULT
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
+    max_concurrency: int = CONCURRENCY_MAX  # a ceiling
+    declared: Declared = field(default_factory=Declared)
     max_attempts: int | None = None  # None: the engine's
 
 
@@ -76,85 +77,132 @@ class Lane:
         self.on_bug: Callable[[BaseException], None] = _raise  # a job raised: a bug of ours
         self.is_held = False  # the engine sends nothing at the moment (disk full, stopping)
         self._runtime = runtime
-        self._free_slots = self.slots
-        self._feeds: deque[Feed] = deque()
-        self._live: deque[Job] = deque()
+        self._slots_taken = 0
+        self._queue: FairQueue[Job] = FairQueue()
+        self._live: deque[LiveJob] = deque()
         self._parked: deque[asyncio.Future[None]] = deque()
         self._workers: dict[asyncio.Task[None], None] = {}
         self._is_closed = False
-        self._paused_until = 0.0  # the provider said so
         self._probe_at = 0.0  # while tripped
         self._timer: asyncio.TimerHandle | None = None
         self._troubles = 0
-        now = runtime.monotonic()
-        self._requests = _bucket(limits.requests_per_minute, now)
-        self._tokens = _bucket(limits.tokens_per_minute, now)
-        self._is_metered = self._requests is not None or self._tokens is not None
+        self._limiter = limits_of.start(
+            runtime.monotonic(),
+            max_concurrency=limits.max_concurrency,
+            declared=limits.declared,
+        )
 
-    # Feeds and live calls
+    @property
+    def allowed_in_flight(self) -> int:
+        """How many calls may be in flight now."""
+        return self._limiter.concurrency.allowed
 
-    def attach(self, feed: Feed) -> None:
-        self._feeds.append(feed)
+    # Flows and live calls
 
-    def detach(self, feed: Feed) -> None:
-        """Forget a feed and what waits in it. Safe twice."""
-        if feed in self._feeds:
-            self._feeds.remove(feed)
-        feed.ready.clear()
+    def attach(self, flow: Flow[Job]) -> None:
+        """Let the jobs of a batch take part."""
+        self._queue.attach(flow)
 
-    def submit_live(self, job: Job) -> None:
+    def detach(self, flow: Flow[Job]) -> None:
+        """Forget a flow and what waits in it. Safe twice."""
+        self._queue.detach(flow)
+
+    def put(self, flow: Flow[Job], job: Job) -> None:
+        """Queue a job behind those of its batch."""
+        self._queue.put(flow, job)
+        if self._timer is None and self.in_flight < self.allowed_in_flight:
+            self.wake()
+
+    def put_front(self, flow: Flow[Job], job: Job) -> None:
+        """Queue a job that has waited before: the next of its batch."""
+        self._queue.put_front(flow, job)
+        self.wake()
+
+    def set_weight(self, flow: Flow[Job], weight: float) -> None:
+        """Give a batch another share of what its tenant gets."""
+        self._queue.set_weight(flow, weight)
+
+    def set_paused(self, flow: Flow[Job], is_paused: bool) -> None:
+        """Send nothing of a batch, or go on."""
+        self._queue.set_held(flow, is_paused)
+        self.wake()
+
+    def submit_live(self, job: LiveJob) -> None:
         """Queue a call that somebody waits for; it goes before all batch work."""
         self._live.append(job)
         self.wake()
 
+    def refuses_live(self) -> str | None:
+        """Why a live call need not wait here: the lane is down, and it is no time to probe it."""
+        if self.tripped is None or self._runtime.monotonic() >= self._probe_at:
+            return None
+        return self.tripped
+
     def release_slot(self) -> None:
         """Give back the slot of a batch request: its result is durable, or it waits again."""
-        self._free_slots += 1
+        self._slots_taken -= 1
         if self._parked:
             self.wake()
 
-    # Signals
+    # What became of a call
 
-    def pause(self, delay_s: float) -> None:
-        """Send nothing for so long: the provider said so."""
-        until = self._runtime.monotonic() + delay_s
-        self._paused_until = max(self._paused_until, until)
-
-    def report_success(self, reserved: int = 0, used: int = 0) -> None:
-        """Note an answer; `used` tokens were used where `reserved` had been taken for it."""
+    def note_answer(self, job: Job, seen: tuple[LimitSeen, ...], used: Cost | None) -> None:
+        """The provider took the call: it answered it, well or not. `seen` are the limits in the
+        headers, `used` the tokens that it reports."""
+        reserved = job.reserved
+        if reserved is not None:
+            limiter, now = self._limiter, self._runtime.monotonic()
+            if seen:
+                limits_of.observe(limiter, reserved, seen, now)
+            limits_of.on_answer(limiter, reserved, now)
+            if used is not None:
+                limits_of.settle(limiter, reserved, used, now)
         self._troubles = 0
-        if self._tokens is not None:
-            take(self._tokens, used - reserved, self._runtime.monotonic())
         if self.tripped is not None:
             self.tripped = None
             self._probe_at = 0.0
             self.wake()
 
-    def report_trouble(self, reason: str) -> bool:
-        """Note a failure that is the provider's; returns whether the lane is tripped now."""
-        self._troubles += 1
-        if self._troubles >= TROUBLES_BEFORE_TRIP:
-            self.trip(reason)
-        return self.tripped is not None
+    def note_failure(
+        self, job: Job, decision: Decision, seen: tuple[LimitSeen, ...], said: str
+    ) -> None:
+        """The call failed. `said` tells an operator how, short and without data."""
+        rule, told_s = decision.rule, decision.stops_lane_s or None
+        if rule.stops_credential:
+            self._trip(f"{self.name}: {rule.cause.replace('_', ' ')} ({said})")
+        elif not rule.slows_lane:
+            self.note_answer(job, seen, None)
+        elif job.reserved is not None:
+            limiter, now = self._limiter, self._runtime.monotonic()
+            if seen:
+                limits_of.observe(limiter, job.reserved, seen, now)
+            if rule.cause == "rate_limited":
+                limits_of.on_rate_limited(limiter, job.reserved, now, told_s)
+                self._troubles = 0
+            else:
+                limits_of.on_overload(limiter, job.reserved, now, told_s)
+                self._note_trouble(f"{self.name} does not answer: {said}", is_told=bool(told_s))
 
-    def trip(self, reason: str) -> None:
+    def _note_trouble(self, reason: str, *, is_told: bool) -> None:
+        self._troubles += 0 if is_told else 1
+        if self._troubles >= TROUBLES_BEFORE_TRIP:
+            self._trip(reason)
+
+    def _trip(self, reason: str) -> None:
         """Stop sending but for a probe each `PROBE_EVERY_S`, until one passes."""
         self.tripped = reason
         self._probe_at = self._runtime.monotonic() + PROBE_EVERY_S
 
+    def binding(self) -> Binding | None:
+        """The limit that binds now, with its figures; None if nothing does."""
+        return limits_of.binding(self._limiter, self._runtime.monotonic(), self.in_flight)
+
     def holds_back(self) -> str | None:
         """What keeps this lane from sending now, in words for a person; None if nothing does."""
-        now = self._runtime.monotonic()
         if self.tripped is not None:
             return self.tripped
-        if self._paused_until > now:
-            return f"{self.name} asked to wait {self._paused_until - now:.0f} s more"
-        if self.in_flight >= self.limits.max_concurrency:
-            return f"{self.name}: {self.in_flight} calls in flight, the most allowed"
-        for bucket, what in ((self._requests, "requests"), (self._tokens, "tokens")):
-            if bucket is not None and wait_s(bucket, 1, now) > 0:
-                return f"{self.name}: {bucket.rate_per_s * 60:.0f} {what} per minute"
-        return None
+        binding = self.binding()
+        return None if binding is None else f"{self.name}: {binding.message}"
 
     # Workers
 
@@ -194,9 +242,9 @@ class Lane:
                 self._parked.append(waiter)
                 await waiter
                 continue
-            if self._parked or len(self._workers) < self.limits.max_concurrency:
-                self._wake_for_more()
             self.in_flight += 1
+            if self.in_flight < self.allowed_in_flight and (self._live or self._queue):
+                self.wake()
             try:
                 await job.run()
             finally:
@@ -207,62 +255,36 @@ class Lane:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.on_bug(error)
 
-    def _wake_for_more(self) -> None:
-        if self._live or any(feed.ready for feed in self._feeds):
-            self.wake()
-
     def _next(self) -> Job | None:
         """Take the next job if everything lets it pass; else arrange to be woken."""
-        source = self._source()
-        if source is None:
-            return None
-        if (self._is_metered or self._paused_until or self._probe_at) and not self._passes(
-            source[0]
-        ):
-            return None
-        if source is not self._live:
-            self._free_slots -= 1
-            if len(self._feeds) > 1:
-                self._feeds.rotate(-1)  # the next feed's turn
-        return source.popleft()
-
-    def _passes(self, job: Job) -> bool:
-        """Take what the job needs of the rates; False, and a timer, if it has to wait."""
-        now = self._runtime.monotonic()
-        wait = self._wait_s(job.tokens, now)
-        if wait > 0:
-            self._wake_in(wait)
-            return False
-        if self._requests is not None:
-            take(self._requests, 1, now)
-        if self._tokens is not None:
-            take(self._tokens, job.tokens, now)
-        return True
-
-    def _source(self) -> deque[Job] | None:
-        """The queue whose head is next."""
+        limiter = self._limiter
+        if self.in_flight >= limiter.concurrency.allowed:
+            return None  # the next call that ends looks again
         if self.tripped is not None and self.in_flight:
             return None  # one probe at a time
-        if self._live:
-            return self._live
-        if self.is_held or not self._free_slots:
+        live = self._live
+        while live and live[0].is_cancelled:
+            live.popleft()
+        if live:
+            job: Job | None = live[0]
+        elif self.is_held or self._slots_taken >= limiter.concurrency.allowed + SPARE_SLOTS:
             return None
-        for _ in range(len(self._feeds)):
-            feed = self._feeds[0]
-            if len(feed.ready) <= FEED_LOW:
-                feed.on_low()
-            if feed.ready:
-                return feed.ready
-            self._feeds.rotate(-1)
-        return None
-
-    def _wait_s(self, tokens: int, now: float) -> float:
-        wait = max(self._paused_until, self._probe_at) - now
-        if self._requests is not None:
-            wait = max(wait, wait_s(self._requests, 1, now))
-        if self._tokens is not None:
-            wait = max(wait, wait_s(self._tokens, tokens, now))
-        return wait
+        else:
+            job = self._queue.peek()
+        if job is None:
+            return None
+        now = self._runtime.monotonic()
+        wait = max(limits_of.delay_s(limiter, job.cost, now), self._probe_at - now)
+        if wait > 0:
+            self._wake_in(wait)
+            return None
+        if live:
+            live.popleft()
+        else:
+            self._queue.take()
+            self._slots_taken += 1
+        job.reserved = limits_of.reserve(limiter, job.cost, now, self.in_flight + 1)
+        return job
 
     def _wake_in(self, delay_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -278,16 +300,8 @@ class Lane:
         self.wake()
 
 
-FEED_LOW = 64
-"""Jobs left in a feed at which it asks for more."""
-
-
 def _raise(error: BaseException) -> None:
     raise error
-
-
-def _bucket(per_minute: float | None, now: float) -> Bucket | None:
-    return None if per_minute is None else Bucket.per_minute(per_minute, now)
 
 
 LiveRun = Callable[[], Awaitable[None]]
@@ -296,12 +310,17 @@ LiveRun = Callable[[], Awaitable[None]]
 class LiveJob:
     """A call that a client waits for: it holds a worker while it runs.
 
-    Cancelled before its turn it sends nothing, needs no tokens and holds no body.
+    Cancelled before its turn it sends nothing, takes nothing of the limits and holds no body.
     """
 
-    def __init__(self, run: LiveRun, tokens: int) -> None:
-        self.tokens = tokens
+    def __init__(self, run: LiveRun, cost: Cost) -> None:
+        self.cost = cost
+        self.reserved: Reservation | None = None
         self._run: LiveRun | None = run
+
+    @property
+    def tokens(self) -> int:
+        return self.cost.input_tokens + self.cost.output_tokens
 
     @property
     def is_cancelled(self) -> bool:
@@ -309,7 +328,6 @@ class LiveJob:
 
     def cancel(self) -> None:
         """Nobody waits for it any more. Harmless once it runs."""
-        self.tokens = 0
         self._run = None
 
     async def run(self) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from batchwright.domain.limits import Cost
 from batchwright.domain.request import Request
+from batchwright.engine.limiter import Reservation
 from batchwright.engine.routing import Route
 
 
@@ -17,11 +19,18 @@ class Pending(msgspec.Struct, eq=False):
 
     request: Request
     route: Route
-    tokens: int  # estimated, for the lane's token limit
+    cost: Cost  # estimated, for the limits of the lane
     call: Callable[[Pending], Awaitable[None]]
+    reserved: Reservation | None = None  # what the lane took for the attempt under way
     attempts: int = 0  # those that count against `max_attempts`
+    refusals: int = 0  # answers 429
     tries: int = 0  # all of them
     is_maybe_paid: bool = False  # an answer was lost on the way
+
+    @property
+    def tokens(self) -> int:
+        """The estimate as one number, for the fair queue."""
+        return self.cost.input_tokens + self.cost.output_tokens
 
     def run(self) -> Awaitable[None]:
         return self.call(self)

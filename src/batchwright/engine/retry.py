@@ -9,15 +9,16 @@
 | no money: 402; or 400, 403, 429 that say so | yes | no | no | no | the credential |
 | key refused: 401, 403 | yes | no | no | no | the credential |
 | 403 about the model or the content | no | | no | no | – |
-| 429 with `retry-after` | yes | no | yes | no | the lane, that long |
-| 429 | yes | yes | yes | no | – |
+| 429 | yes | no | yes | no | the lane, if `retry-after` |
+| 429 about this one request: larger than the whole limit | no | | no | no | – |
 | 408, 502, 504, 524 | yes | yes | yes | yes | the lane, if `retry-after` |
 | 503, 529, other 5xx of gateways | yes | yes | yes | no | the lane, if `retry-after` |
 | 500, 409, 425 | yes | yes | no | no | the lane, if `retry-after` |
 | 501, 505 and every other status | no | | no | no | – |
 
 Waits are exponential with full jitter (base 1 s, cap 60 s), or what `retry-after` says, up to
-an hour. A request that used up its attempts is not retried.
+an hour. A request that used up its attempts is not retried. What slows the lane uses no attempt
+while the lane is down: an outage is not held against the requests.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Decision:
 
     rule: Rule
     retry: bool
+    uses_attempt: bool = True
     wait_s: float = 0.0  # before the request is tried again
     stops_lane_s: float = 0.0  # nothing is sent on the lane for that long; 0: it goes on
 
@@ -73,8 +75,7 @@ _TOO_LARGE = Rule("answer_too_large", "response_too_large", may_be_paid=True)
 _BAD_ANSWER = Rule("bad_answer", "invalid_response", is_retried=True, may_be_paid=True)
 _NO_MONEY = Rule("no_money", is_retried=True, uses_attempt=False, stops_credential=True)
 _KEY_REFUSED = Rule("key_refused", is_retried=True, uses_attempt=False, stops_credential=True)
-_TOLD_TO_WAIT = Rule("rate_limited", is_retried=True, uses_attempt=False, slows_lane=True)
-_RATE_LIMITED = Rule("rate_limited", is_retried=True, slows_lane=True)
+_RATE_LIMITED = Rule("rate_limited", is_retried=True, uses_attempt=False, slows_lane=True)
 _OVERLOADED = Rule("overloaded", is_retried=True, slows_lane=True)
 _GATEWAY = Rule("gateway_timeout", is_retried=True, slows_lane=True, may_be_paid=True)
 _SERVER_ERROR = Rule("server_error", is_retried=True)
@@ -118,6 +119,9 @@ _MONEY_STATUSES = frozenset({400, 403, 429})
 # may not use, OpenRouter's for an input that moderation flagged.
 _ONE_REQUEST = ("model", "moderation", "flagged", "content_policy", "content_filter")
 
+# OpenAI's 429 for a request that is larger than its limit of a whole minute: it never passes.
+_TOO_LARGE_FOR_LIMIT = b"Request too large for "
+
 DONE = Decision(_SUCCESS, retry=False)
 
 
@@ -128,23 +132,32 @@ def decide(
     max_attempts: int,
     random: Callable[[], float],
     now_s: float,
+    is_down: bool = False,
 ) -> Decision:
     """What follows from the outcome of an attempt.
 
     `outcome` is the answer as it came, or what was raised in its place; a 2xx whose body failed
     `check_answer` comes as its `BadAnswer`. `attempt` counts the attempts used up so far and
     this one, from 1. `random` gives numbers in [0, 1). `now_s` is Unix time, for HTTP dates.
+    `is_down`: the lane is tripped, and this was a probe or was sent before.
     """
     told_s = None
     if isinstance(outcome, Answer):
         if 200 <= outcome.status < 300:
             return DONE
         told_s = retry_after_s(outcome.headers, now_s)
-    rule = _rule(outcome, told_s)
-    if not rule.is_retried or (rule.uses_attempt and attempt >= max_attempts):
-        return Decision(rule, retry=False, stops_lane_s=_lane_stop_s(rule, told_s))
+    rule = _rule(outcome)
+    stops_lane_s = _lane_stop_s(rule, told_s)
+    uses_attempt = rule.uses_attempt and not (is_down and rule.slows_lane)
+    if not rule.is_retried or (uses_attempt and attempt >= max_attempts):
+        return Decision(rule, retry=False, stops_lane_s=stops_lane_s)
     wait_s = _wait_s(rule, told_s, attempt, random)
-    return Decision(rule, retry=True, wait_s=wait_s, stops_lane_s=_lane_stop_s(rule, told_s))
+    return Decision(rule, True, uses_attempt, wait_s, stops_lane_s)
+
+
+def said_of(outcome: Answer | TransportError | BadAnswer) -> str:
+    """What went wrong, short and without data, for the operator."""
+    return f"HTTP {outcome.status}" if isinstance(outcome, Answer) else str(outcome)
 
 
 def backoff_s(attempt: int, random: Callable[[], float]) -> float:
@@ -169,10 +182,10 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
     return None if seconds is None else min(seconds, RETRY_AFTER_MAX_S)
 
 
-def _rule(outcome: Answer | TransportError | BadAnswer, told_s: float | None) -> Rule:
+def _rule(outcome: Answer | TransportError | BadAnswer) -> Rule:
     match outcome:
         case Answer():
-            return _answer_rule(outcome.status, outcome.body, told_s)
+            return _answer_rule(outcome.status, outcome.body)
         case NotSent():
             return _NOT_SENT
         case AnswerTooLarge():
@@ -183,14 +196,14 @@ def _rule(outcome: Answer | TransportError | BadAnswer, told_s: float | None) ->
             return _AMBIGUOUS
 
 
-def _answer_rule(status: int, body: bytes, told_s: float | None) -> Rule:
+def _answer_rule(status: int, body: bytes) -> Rule:
     words = _error_words(body) if status in _MONEY_STATUSES else ()
     if any(word in _MONEY or word.endswith(_MONEY_ENDINGS) for word in words):
         return _NO_MONEY
     if status == 403 and any(mark in word for word in words for mark in _ONE_REQUEST):
         return _REFUSED
-    if status == 429 and told_s is not None:
-        return _TOLD_TO_WAIT
+    if status == 429 and _TOO_LARGE_FOR_LIMIT in body[:_BODY_BYTES_MAX]:
+        return _REFUSED
     if status < 400:
         return _REDIRECTED
     return _BY_STATUS.get(status, _OVERLOADED if status >= 500 else _REFUSED)

@@ -80,7 +80,7 @@ class _EngineState(Collector):
         )
         for lane in self._engine.router.lanes:
             in_flight.add_metric((lane.name,), lane.in_flight)
-            allowed.add_metric((lane.name,), lane.limits.max_concurrency)
+            allowed.add_metric((lane.name,), lane.allowed_in_flight)
             tripped.add_metric((lane.name,), float(lane.tripped is not None))
         yield from (in_flight, allowed, tripped)
 

@@ -176,7 +176,7 @@ async def running_server(
     builtin = BuiltinProvider(BuiltinTransport(wall_clock=time.time))
 
     def lane(name: str) -> Lane:
-        return Lane(name, limits=LaneLimits(), runtime=runtime)
+        return Lane(name, limits=LaneLimits(max_concurrency=50), runtime=runtime)
 
     accounts = [
         Account(builtin, lane("builtin"), models=tuple(MODELS)),

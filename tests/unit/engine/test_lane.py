@@ -8,16 +8,21 @@ from random import Random
 
 import pytest
 
+from batchwright.domain.limits import Cost
 from batchwright.engine.engine import hold
+from batchwright.engine.fair_queue import Flow
 from batchwright.engine.lane import (
     PROBE_EVERY_S,
     SPARE_SLOTS,
     TROUBLES_BEFORE_TRIP,
-    Feed,
+    Job,
     Lane,
     LaneLimits,
     LiveJob,
 )
+from batchwright.engine.limiter import Declared
+from batchwright.engine.retry import Decision, decide
+from batchwright.providers.base import Answer
 from simulation import VirtualRuntime, simulate
 
 
@@ -36,16 +41,17 @@ class Work:
         *,
         latency_s: float = 1.0,
         tokens: int = 1,
-        then: Callable[[], object] = lambda: None,
+        then: Callable[[LiveJob], object] = lambda job: None,
     ) -> LiveJob:
         async def run() -> None:
             assert self.lane.in_flight <= self.lane.limits.max_concurrency
             self.sent.append((self.runtime.monotonic(), name))
             await asyncio.sleep(latency_s)
             self.ended += 1
-            then()
+            then(job)
 
-        return LiveJob(run, tokens)
+        job = LiveJob(run, Cost(tokens, 0))
+        return job
 
     def names(self) -> list[str]:
         return [name for _, name in self.sent]
@@ -53,16 +59,31 @@ class Work:
 
 def new_work(**limits: float) -> Work:
     runtime = VirtualRuntime(Random(1))
-    lane = Lane("upstream", limits=LaneLimits(**limits), runtime=runtime)  # type: ignore[arg-type]
-    return Work(lane, runtime)
+    ceiling = int(limits.pop("max_concurrency"))
+    lane_limits = LaneLimits(ceiling, Declared(**limits))
+    return Work(Lane("upstream", limits=lane_limits, runtime=runtime), runtime)
 
 
-def feed_of(lane: Lane, *jobs: LiveJob) -> Feed:
-    feed = Feed(lambda: None)
-    lane.attach(feed)
-    feed.ready.extend(jobs)
-    lane.wake()
-    return feed
+def flow_of(lane: Lane, *jobs: LiveJob, tenant: str = "default") -> Flow[Job]:
+    flow: Flow[Job] = Flow(tenant, lambda: None)
+    lane.attach(flow)
+    for job in jobs:
+        lane.put(flow, job)
+    return flow
+
+
+def failed(lane: Lane, job: LiveJob, status: int, **headers: str) -> None:
+    """The provider answered a call with an error."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    lane.note_failure(job, decision_of(Answer(status, names, b"")), (), f"HTTP {status}")
+
+
+def decision_of(answer: Answer) -> Decision:
+    return decide(answer, attempt=1, max_attempts=5, random=lambda: 0.5, now_s=0.0)
+
+
+def answered(lane: Lane, job: LiveJob, tokens: int = 1) -> None:
+    lane.note_answer(job, (), Cost(tokens, 0))
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -77,33 +98,31 @@ def test_with_any_limits_and_latencies_everything_is_sent_within_them(seed: int)
             **({"tokens_per_minute": tokens} if tokens else {}),
         )
         lane, count = work.lane, 150
-        feeds = [feed_of(lane) for _ in range(random.randint(1, 3))]
+        flows = [flow_of(lane) for _ in range(random.randint(1, 3))]
 
         def job(number: int) -> LiveJob:
             reserved = random.randint(1, 50)
             used = random.randint(1, 60)
 
-            def settled() -> None:
-                lane.report_success(reserved, used)
+            def settled(job: LiveJob) -> None:
                 if random.random() < 0.05:
-                    lane.pause(random.random() * 5)
+                    failed(lane, job, 503, retry_after=f"{random.random() * 5 + 0.1}")
+                else:
+                    answered(lane, job, used)
                 lane.release_slot()
 
             latency_s = random.random() * random.choice([0, 0.1, 3])
             return work.job(str(number), latency_s=latency_s, tokens=reserved, then=settled)
 
         for number in range(count):
-            random.choice(feeds).ready.append(job(number))
-            if random.random() < 0.5:
-                lane.wake()
+            lane.put(random.choice(flows), job(number))
             if random.random() < 0.2:
                 await asyncio.sleep(random.random())
-        lane.wake()
         async with asyncio.timeout(10_000):
             while work.ended < count:
                 await asyncio.sleep(1)
         assert lane.in_flight == 0
-        assert lane._free_slots == lane.slots
+        assert lane._slots_taken == 0
         if rate is not None:
             times = [at for at, _ in work.sent]
             burst = max(1.0, rate / 60)
@@ -118,7 +137,7 @@ def test_with_any_limits_and_latencies_everything_is_sent_within_them(seed: int)
 def test_no_more_than_max_concurrency_are_in_flight_and_that_many_are() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=3)
-        feed_of(work.lane, *(work.job(str(i)) for i in range(9)))
+        flow_of(work.lane, *(work.job(str(i)) for i in range(9)))
         for second in range(3):
             await asyncio.sleep(0.5)
             assert work.lane.in_flight == 3
@@ -131,7 +150,7 @@ def test_no_more_than_max_concurrency_are_in_flight_and_that_many_are() -> None:
 def test_slots_bound_what_is_sent_before_anything_is_durable() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=10)
-        feed_of(work.lane, *(work.job(str(i), latency_s=0.01) for i in range(600)))
+        flow_of(work.lane, *(work.job(str(i), latency_s=0.01) for i in range(600)))
         await asyncio.sleep(100)
         assert len(work.sent) == 10 + SPARE_SLOTS
         for _ in range(7):
@@ -150,7 +169,7 @@ def test_a_live_call_that_is_cancelled_before_its_turn_is_not_sent() -> None:
             work.lane.submit_live(job)
         await asyncio.sleep(0.5)
         jobs[1].cancel()
-        assert (jobs[1].is_cancelled, jobs[1].tokens) == (True, 0)
+        assert jobs[1].is_cancelled
         await asyncio.sleep(5)
         assert work.names() == ["live 0", "live 2"]
 
@@ -160,22 +179,22 @@ def test_a_live_call_that_is_cancelled_before_its_turn_is_not_sent() -> None:
 def test_live_calls_go_before_batch_work_and_take_no_slot() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=1)
-        feed_of(work.lane, *(work.job(f"batch {i}") for i in range(3)))
+        flow_of(work.lane, *(work.job(f"batch {i}") for i in range(3)))
         await asyncio.sleep(0.5)
         work.lane.submit_live(work.job("live 0"))
         work.lane.submit_live(work.job("live 1"))
         await asyncio.sleep(10)
         assert work.names() == ["batch 0", "live 0", "live 1", "batch 1", "batch 2"]
-        assert work.lane._free_slots == work.lane.slots - 3
+        assert work.lane._slots_taken == 3
 
     simulate(history())
 
 
-def test_feeds_take_turns() -> None:
+def test_batches_take_turns() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=1)
         for name in "abc":
-            feed_of(work.lane, *(work.job(name, latency_s=0.1) for _ in range(10)))
+            flow_of(work.lane, *(work.job(name, latency_s=0.1) for _ in range(10)))
         await asyncio.sleep(2.05)
         counts = [work.names().count(name) for name in "abc"]
         assert max(counts) - min(counts) <= 1
@@ -184,15 +203,15 @@ def test_feeds_take_turns() -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 5, 10])
-@pytest.mark.parametrize("feeds", [2, 3, 4])
-def test_feeds_take_turns_also_where_a_rate_limit_is_what_holds_them_back(
-    concurrency: int, feeds: int
+@pytest.mark.parametrize("batches", [2, 3, 4])
+def test_batches_take_turns_also_where_a_rate_limit_is_what_holds_them_back(
+    concurrency: int, batches: int
 ) -> None:
     async def history() -> None:
         work = new_work(max_concurrency=concurrency, requests_per_minute=60.0)
-        names = "abcd"[:feeds]
+        names = "abcd"[:batches]
         for name in names:
-            feed_of(work.lane, *(work.job(name, latency_s=0.4) for _ in range(100)))
+            flow_of(work.lane, *(work.job(name, latency_s=0.4) for _ in range(100)))
         await asyncio.sleep(60)
         counts = [work.names().count(name) for name in names]
         assert sum(counts) >= 59
@@ -201,77 +220,116 @@ def test_feeds_take_turns_also_where_a_rate_limit_is_what_holds_them_back(
     simulate(history())
 
 
-def test_a_pause_is_obeyed_and_a_shorter_one_does_not_shorten_it() -> None:
+def test_a_wait_that_the_provider_asks_for_is_obeyed_and_a_shorter_one_does_not_shorten_it() -> (
+    None
+):
     async def history() -> None:
         work = new_work(max_concurrency=5)
-        work.lane.pause(60)
-        work.lane.pause(5)
-        feed_of(work.lane, work.job("a"))
-        await asyncio.sleep(59)
-        assert work.sent == []
-        assert "asked to wait" in str(work.lane.holds_back())
+        lane = work.lane
+        first = [
+            work.job("first", then=lambda job: failed(lane, job, 503, retry_after="60")),
+            work.job("second", then=lambda job: failed(lane, job, 503, retry_after="5")),
+        ]
+        flow = flow_of(lane, *first)
         await asyncio.sleep(2)
-        assert work.names() == ["a"]
+        lane.put(flow, work.job("a"))
+        await asyncio.sleep(57)
+        assert work.names() == ["first", "second"]
+        assert "asked to wait" in str(lane.holds_back())
+        await asyncio.sleep(3)
+        assert work.names() == ["first", "second", "a"]
 
     simulate(history())
 
 
-def test_a_pause_outlives_a_success_that_ends_an_outage() -> None:
-    async def history() -> None:
-        work = new_work(max_concurrency=5)
-        work.lane.pause(600)
-        work.lane.trip("down")
-        work.lane.report_success()
-        feed_of(work.lane, work.job("a"))
-        await asyncio.sleep(590)
-        assert work.sent == []
-
-    simulate(history())
-
-
-def test_tokens_that_come_back_end_the_wait_for_them() -> None:
+def test_what_was_reserved_and_not_used_is_given_to_others() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=2, tokens_per_minute=6_000.0)
-        lane = work.lane
-        big = work.job("big", tokens=6_000, then=lambda: lane.report_success(6_000, 50))
-        feed_of(lane, big, work.job("next", tokens=50))
-        await asyncio.sleep(3)
+        big = work.job("big", tokens=6_000, then=lambda job: answered(work.lane, job, 50))
+        flow_of(work.lane, big, work.job("next", tokens=50))
+        await asyncio.sleep(5)
         assert work.names() == ["big", "next"]
+
+    simulate(history())
+
+
+def test_a_refusal_that_says_nothing_slows_the_lane_and_is_no_outage() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=50)
+        lane = work.lane
+        jobs = [
+            work.job(str(i), then=lambda job: failed(lane, job, 429))
+            for i in range(2 * TROUBLES_BEFORE_TRIP)
+        ]
+        flow = flow_of(lane, *jobs)
+        await asyncio.sleep(1.5)
+        for _ in range(100):
+            lane.put(flow, work.job("after", then=lambda job: answered(lane, job)))
+        await asyncio.sleep(1)
+        assert lane.tripped is None
+        assert work.names().count("after") < 100
 
     simulate(history())
 
 
 def test_troubles_in_a_row_trip_the_lane_and_one_request_at_a_time_probes() -> None:
     async def history() -> None:
-        work = new_work(max_concurrency=5)
+        work = new_work(max_concurrency=TROUBLES_BEFORE_TRIP)
         lane = work.lane
-        for number in range(TROUBLES_BEFORE_TRIP):
-            assert lane.report_trouble("down") == (number == TROUBLES_BEFORE_TRIP - 1)
-        assert lane.holds_back() == "down"
-        fails = [lambda: lane.report_trouble("down")] * 2
-        jobs = [work.job(f"probe {i}", then=fail) for i, fail in enumerate(fails)]
-        passing = work.job("passing", then=lane.report_success)
-        feed_of(lane, *jobs, passing, *(work.job("rest") for _ in range(5)))
+        troubles = [
+            work.job("trouble", then=lambda job: failed(lane, job, 502))
+            for _ in range(TROUBLES_BEFORE_TRIP)
+        ]
+        flow = flow_of(lane, *troubles)
+        await asyncio.sleep(1.5)
+        assert lane.holds_back() == "upstream does not answer: HTTP 502"
+        for name in ("probe 0", "probe 1"):
+            lane.put(flow, work.job(name, then=lambda job: failed(lane, job, 502)))
+        lane.put(flow, work.job("passing", then=lambda job: answered(lane, job)))
+        for _ in range(5):
+            lane.put(flow, work.job("rest"))
         await asyncio.sleep(1_000)
-        assert [name for _, name in work.sent[:3]] == ["probe 0", "probe 1", "passing"]
-        times = [at for at, _ in work.sent]
-        assert times[0] == pytest.approx(PROBE_EVERY_S)
+        sent = work.sent[TROUBLES_BEFORE_TRIP:]
+        assert [name for _, name in sent[:3]] == ["probe 0", "probe 1", "passing"]
+        times = [at for at, _ in sent]
+        assert times[0] == pytest.approx(1 + PROBE_EVERY_S)
         assert times[1] - times[0] >= PROBE_EVERY_S
         assert times[2] - times[1] >= PROBE_EVERY_S
-        assert times[3:] == pytest.approx([times[2] + 1] * 5)
-        assert lane.holds_back() is None
+        assert times[3] == pytest.approx(times[2] + 1)
+        assert lane.tripped is None
 
     simulate(history())
 
 
-def test_a_success_ends_the_row_of_troubles() -> None:
+def test_an_answer_ends_the_row_of_troubles() -> None:
     async def history() -> None:
-        lane = new_work(max_concurrency=5).lane
+        work = new_work(max_concurrency=1)
+        lane = work.lane
+        flow = flow_of(lane)
         for _ in range(3):
             for _ in range(TROUBLES_BEFORE_TRIP - 1):
-                assert not lane.report_trouble("down")
-            lane.report_success()
-        assert lane.tripped is None
+                lane.put(flow, work.job("trouble", then=lambda job: failed(lane, job, 502)))
+            lane.put(flow, work.job("good", then=lambda job: answered(lane, job)))
+        await asyncio.sleep(1_000)
+        assert (lane.tripped, work.ended) == (None, 3 * TROUBLES_BEFORE_TRIP)
+
+    simulate(history())
+
+
+def test_where_nothing_is_known_fifty_are_in_flight_and_more_once_that_goes_well() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=400)
+        lane = work.lane
+
+        def done(job: LiveJob) -> None:
+            answered(lane, job)
+            lane.release_slot()
+
+        flow_of(lane, *(work.job(str(i), then=done) for i in range(5_000)))
+        await asyncio.sleep(0.5)
+        assert lane.in_flight == 50
+        await asyncio.sleep(8)
+        assert lane.in_flight == 400
 
     simulate(history())
 
@@ -280,7 +338,7 @@ def test_while_held_only_live_calls_are_sent() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=5)
         hold(work.lane, True)
-        feed_of(work.lane, *(work.job("batch") for _ in range(3)))
+        flow_of(work.lane, *(work.job("batch") for _ in range(3)))
         work.lane.submit_live(work.job("live"))
         await asyncio.sleep(10)
         assert work.names() == ["live"]
@@ -294,7 +352,7 @@ def test_while_held_only_live_calls_are_sent() -> None:
 def test_draining_waits_for_what_is_in_flight_and_sends_nothing_more() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=2)
-        feed_of(work.lane, *(work.job("batch", latency_s=5) for _ in range(6)))
+        flow_of(work.lane, *(work.job("batch", latency_s=5) for _ in range(6)))
         await asyncio.sleep(1)
         assert await work.lane.drain(30)
         assert (work.ended, len(work.sent)) == (2, 2)
@@ -307,7 +365,7 @@ def test_draining_waits_for_what_is_in_flight_and_sends_nothing_more() -> None:
 def test_draining_gives_up_after_its_grace() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=2)
-        feed_of(work.lane, work.job("hangs", latency_s=1e6))
+        flow_of(work.lane, work.job("hangs", latency_s=1e6))
         await asyncio.sleep(1)
         assert not await work.lane.drain(30)
         assert work.runtime.monotonic() == pytest.approx(31)
@@ -315,28 +373,42 @@ def test_draining_gives_up_after_its_grace() -> None:
     simulate(history())
 
 
-def test_a_detached_feed_is_sent_nothing_of() -> None:
+def test_a_detached_batch_is_sent_nothing_of() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=1)
-        feed = feed_of(work.lane, *(work.job("batch") for _ in range(5)))
+        flow = flow_of(work.lane, *(work.job("batch") for _ in range(5)))
         await asyncio.sleep(0.5)
-        work.lane.detach(feed)
-        work.lane.detach(feed)
+        work.lane.detach(flow)
+        work.lane.detach(flow)
         await asyncio.sleep(10)
         assert work.names() == ["batch"]
 
     simulate(history())
 
 
-def test_a_feed_that_runs_low_asks_for_more() -> None:
+def test_a_batch_that_runs_low_asks_for_more() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=1)
         asked = asyncio.Event()
-        feed = Feed(asked.set)
-        work.lane.attach(feed)
-        feed.ready.append(work.job("a"))
-        work.lane.wake()
+        flow: Flow[Job] = Flow("default", asked.set)
+        work.lane.attach(flow)
+        work.lane.put(flow, work.job("a"))
         await asked.wait()
+
+    simulate(history())
+
+
+def test_a_paused_batch_is_sent_nothing_of_until_it_goes_on() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=1)
+        flow = flow_of(work.lane, *(work.job("paused") for _ in range(2)))
+        await asyncio.sleep(0.5)
+        work.lane.set_paused(flow, True)
+        await asyncio.sleep(10)
+        assert work.names() == ["paused"]  # the one that was in flight
+        work.lane.set_paused(flow, False)
+        await asyncio.sleep(10)
+        assert work.names() == ["paused", "paused"]
 
     simulate(history())
 
@@ -344,7 +416,7 @@ def test_a_feed_that_runs_low_asks_for_more() -> None:
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        ({"max_concurrency": 1}, "1 calls in flight, the most allowed"),
+        ({"max_concurrency": 1}, "1 calls in flight, the most that is configured"),
         ({"max_concurrency": 9, "requests_per_minute": 60.0}, "60 requests per minute"),
         ({"max_concurrency": 9, "tokens_per_minute": 120.0}, "120 tokens per minute"),
     ],
@@ -352,7 +424,7 @@ def test_a_feed_that_runs_low_asks_for_more() -> None:
 def test_what_holds_a_lane_back_is_said_in_words(limits: dict[str, float], words: str) -> None:
     async def history() -> None:
         work = new_work(**limits)
-        feed_of(work.lane, *(work.job("batch", tokens=2) for _ in range(3)))
+        flow_of(work.lane, *(work.job("batch", tokens=2) for _ in range(3)))
         await asyncio.sleep(0.1)
         assert words in str(work.lane.holds_back())
 

@@ -10,7 +10,7 @@ import pytest
 
 from batchwright.domain.batch import Batch, Status
 from batchwright.domain.errors import NotSent
-from batchwright.engine.dispatch import FEED_MAX, WAITING_MAX
+from batchwright.engine.dispatch import FLOW_MAX, WAITING_MAX
 from batchwright.engine.engine import Engine
 from batchwright.engine.lane import Lane, LaneLimits
 from batchwright.engine.reader import Reader
@@ -59,9 +59,9 @@ def test_a_lane_that_stands_still_holds_up_no_other(order: str, is_hung: bool) -
         supervisor = engine.supervisor(batch.id)
         assert supervisor is not None
         assert supervisor.current is not None
-        feeds = supervisor.current._feeds
-        assert all(len(feed.ready) <= FEED_MAX + WAITING_MAX for feed in feeds.values())
-        assert all(feed.waiting <= WAITING_MAX + FEED_MAX + 2_000 for feed in feeds.values())
+        flows = supervisor.current._flows
+        assert all(len(flow.ready) <= FLOW_MAX + WAITING_MAX for flow in flows.values())
+        assert all(flow.waiting <= WAITING_MAX + FLOW_MAX + 2_000 for flow in flows.values())
 
         network.is_mended.set()
         await engine.wait(batch.id)
@@ -238,7 +238,7 @@ def test_a_bug_in_one_call_costs_its_request_and_not_the_engine() -> None:
         assert (error["code"], "RuntimeError" in error["message"]) == ("request_failed", True)
         await engine.stop()
         for lane in engine.router.lanes:
-            assert (lane.in_flight, lane._free_slots) == (0, lane.slots)
+            assert (lane.in_flight, lane._slots_taken) == (0, 0)
 
     simulate(buggy())
 
@@ -260,7 +260,7 @@ def test_many_bugs_stop_their_batch_and_leave_it_resumable() -> None:
         assert "RuntimeError" in str(supervisor.problem)
         assert engine.failure is None
         for lane in engine.router.lanes:
-            assert (lane.in_flight, lane._free_slots) == (0, lane.slots)
+            assert (lane.in_flight, lane._slots_taken) == (0, 0)
 
         world.network.send = send  # type: ignore[method-assign]
         await engine.stop()

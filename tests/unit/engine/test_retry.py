@@ -58,7 +58,6 @@ def test_a_success_costs_no_new_decision(status: int) -> None:
         (answer(422), "refused", False, False, False),
         (answer(408), "gateway_timeout", True, True, True),
         (answer(409), "server_error", True, False, False),
-        (answer(429), "rate_limited", True, True, False),
         (answer(500), "server_error", True, False, False),
         (answer(501), "refused", False, False, False),
         (answer(502), "gateway_timeout", True, True, True),
@@ -106,6 +105,29 @@ def test_the_last_attempt_is_not_retried(outcome: Answer | TransportError | BadA
 
 
 # --- told to wait
+
+
+def test_a_429_uses_no_attempt_and_slows_the_lane() -> None:
+    decision = after(answer(429), attempt=99)
+
+    assert (decision.rule.cause, decision.retry) == ("rate_limited", True)
+    assert decision.rule.slows_lane
+    assert (decision.uses_attempt, decision.stops_lane_s) == (False, 0)
+
+
+def test_a_request_that_is_larger_than_the_whole_limit_is_not_tried_again() -> None:
+    body = b'{"error":{"message":"Request too large for gpt-x: Limit 10000, Requested 20000."}}'
+
+    assert not after(Answer(429, {}, body)).retry
+
+
+@pytest.mark.parametrize("outcome", [NotSent("x"), Ambiguous("x"), answer(503)])
+def test_while_the_lane_is_down_no_attempt_is_used(outcome: Answer | TransportError) -> None:
+    decision = decide(
+        outcome, attempt=5, max_attempts=5, random=lambda: 0.5, now_s=0.0, is_down=True
+    )
+
+    assert (decision.retry, decision.uses_attempt) == (True, False)
 
 
 def test_a_429_with_retry_after_uses_no_attempt_and_stops_the_lane() -> None:

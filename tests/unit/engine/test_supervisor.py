@@ -12,6 +12,7 @@ import pytest
 from batchwright.domain.batch import Batch, Status
 from batchwright.domain.errors import Conflict
 from batchwright.engine.lane import LaneLimits
+from batchwright.engine.limiter import Declared
 from mortal import MortalWorld
 from simulate_many import simulate_seed
 from simulation import EPOCH_AT, TENANT, VirtualRuntime, World, chat_lines, simulate
@@ -134,7 +135,7 @@ def test_calls_that_hang_at_a_cancel_get_their_grace_and_are_then_listed() -> No
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_a_cancel_waits_for_the_calls_in_flight_also_after_a_lull(concurrency: int) -> None:
     async def lull() -> None:
-        world = World(2, limits=LaneLimits(max_concurrency=concurrency, requests_per_minute=30))
+        world = World(2, limits=LaneLimits(concurrency, Declared(requests_per_minute=30)))
         engine = await world.boot()
         batch = await world.create_batch(chat_lines(30))
         await asyncio.sleep(21)
