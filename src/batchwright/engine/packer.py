@@ -176,14 +176,16 @@ class Packer:
         That is a new pack with this request in it, or the request itself where it is to be sent
         alone.
         """
-        part = read_part(pending.request.body)
-        if part is None or not self._has_room(0, 0, part, pending.route.lane):
+        part, lane = read_part(pending.request.body), pending.route.lane
+        if part is None:
             return pending
-        key = (pending.route.lane, part.key)
+        key = (lane, part.key)
         pack = self._open.get(key)
-        if pack is not None and self._has_room(pack.inputs, pack.size_bytes, part, key[0]):
+        if pack is not None and self._has_room(pack.inputs, pack.size_bytes, part, lane):
             _join(pack, pending, part)
             return None
+        if not self._has_room(0, 0, part, lane):
+            return pending
         if pack is None and len(self._open) >= OPEN_MAX:
             del self._open[next(iter(self._open))]  # the oldest; it stays queued
         pack = self._open[key] = _pack([pending], [part], self._call)
