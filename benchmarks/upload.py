@@ -86,6 +86,7 @@ class OwnServer:
 
     def __init__(self, base_url: str, key: str) -> None:
         self.base_url = base_url
+        self.key = key
         self._headers = {"authorization": f"Bearer {key}"}
 
     def upload(self, source: Path) -> str:
