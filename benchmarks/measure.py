@@ -207,6 +207,11 @@ def spread(values: Sequence[float], digits: int = 0) -> str:
     return f"{median:,.{digits}f} ({min(values):,.{digits}f} … {max(values):,.{digits}f})"
 
 
+def sizes(text: str) -> list[int]:
+    """Of an option: `1000,10000`."""
+    return [int(size) for size in text.split(",")]
+
+
 def verdict(is_held: bool) -> str:
     """What stands beside a target."""
     return "met" if is_held else "MISSED"

@@ -1,9 +1,9 @@
 """Anonymous memory of `batchwright run` at its peak, by the number of requests.
 
-    python benchmarks/memory.py [--sizes 10000,100000]
+    python benchmarks/memory.py [--quick] [--sizes 10000,100000,1000000]
 
 The memory of the command is read from the kernel twenty times a second. Growth is what a request
-more takes, between the least and the greatest size.
+more takes, between one size and the next.
 """
 
 from __future__ import annotations
@@ -11,26 +11,39 @@ from __future__ import annotations
 import argparse
 import subprocess
 import time
+from itertools import pairwise
 
 import measure
+
+TARGET_MB = 300.0  # that of 1,000,000 requests
+TARGET_GROWTH_BYTES = 16.0
+QUICK_SIZES = "10000,100000"
+SIZES = f"{QUICK_SIZES},1000000"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", default="10000,100000", help="1000000 takes minutes")
-    sizes = [int(size) for size in parser.parse_args().sizes.split(",")]
+    parser.add_argument("--quick", action="store_true", help="up to 100,000")
+    parser.add_argument("--sizes", help="else 10000,100000,1000000; 10000000 takes half an hour")
+    arguments = parser.parse_args()
+    sizes = measure.sizes(arguments.sizes or (QUICK_SIZES if arguments.quick else SIZES))
     measure.show_machine()
     measure.pin_to_engine_cpu()
     peaks_mb = {size: peak_mb(size) for size in sizes}
     measure.show_table(
         "Memory of batchwright run",
-        ("requests", "peak, MB"),
-        [(f"{size:,}", f"{peak:.0f}") for size, peak in peaks_mb.items()],
+        ("requests", "peak, MB", "wanted", ""),
+        [
+            (f"{size:,}", f"{peak:.0f}", *measure.at_most([peak], TARGET_MB))
+            for size, peak in peaks_mb.items()
+        ],
     )
-    least, most = min(sizes), max(sizes)
-    if most > least:
-        grown_bytes = (peaks_mb[most] - peaks_mb[least]) * 2**20
-        print(f"growth: {grown_bytes / (most - least):.1f} bytes a request\n")
+    rows = []
+    for less, more in pairwise(sorted(sizes)):
+        grown = (peaks_mb[more] - peaks_mb[less]) * 2**20 / (more - less)
+        cells = measure.at_most([grown], TARGET_GROWTH_BYTES)
+        rows.append((f"{less:,}", f"{more:,}", f"{grown:.1f}", *cells))
+    measure.show_table("Growth", ("from", "to", "bytes a request", "wanted", ""), rows)
 
 
 def peak_mb(count: int) -> float:

@@ -1,14 +1,16 @@
 """From the start of the command to the first new request of a batch that is half done.
 
-    python benchmarks/restart.py [--requests 100000]
+    python benchmarks/restart.py [--quick] [--requests 1000000] [--long 200000]
 
 A run is killed when half of its requests have reached the upstream, and the same command is
 given again. The sandbox's ledger shows the first new request; it is written every 20 ms.
+Once with small results, and once with results of 30 kB (128 choices a request).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -16,30 +18,53 @@ from pathlib import Path
 
 import measure
 
-GIVE_UP_S = 900.0
+GIVE_UP_S = 7200.0
+TARGET_S = 5.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=100_000, help="1000000 takes minutes")
-    count = parser.parse_args().requests
+    parser.add_argument("--quick", action="store_true", help="100,000 and 4,000")
+    parser.add_argument("--requests", type=int, help="with small results, else 1,000,000")
+    parser.add_argument("--long", type=int, help="with results of 30 kB, else 1,000,000 (30 GB)")
+    arguments = parser.parse_args()
+    small = arguments.requests or (100_000 if arguments.quick else 1_000_000)
+    long = arguments.long or (4_000 if arguments.quick else 1_000_000)
     measure.show_machine()
     measure.pin_to_engine_cpu()
+    rows = []
+    for results, count, body_of in (
+        ("small", small, measure.chat_body),
+        ("30 kB", long, many_choices_body),
+    ):
+        sent, taken_s = restart(count, body_of)
+        cells = measure.at_most([taken_s], TARGET_S)
+        rows.append((results, f"{count:,}", f"{sent:,}", f"{taken_s:.2f}", *cells))
+    measure.show_table(
+        "Restart of a run that was killed half way",
+        ("results", "requests", "sent before", "first new request after, s", "wanted", ""),
+        rows,
+    )
+
+
+def restart(count: int, body_of: Callable[[int], bytes]) -> tuple[int, float]:
+    """How many requests had been sent, and how long the command took to send another."""
     with measure.sandbox(with_ledger=True) as upstream, measure.scratch() as folder:
         config = folder / "config.toml"
         config.write_text(measure.config_text(upstream.base_url, 64))
-        source = measure.write_requests(folder / "input.jsonl", count)
+        source = measure.write_requests(folder / "input.jsonl", count, body_of)
         command = measure.run_command(source, config, folder / "output.jsonl")
         ledger = Ledger(upstream.ledger_path)
         run_until(command, folder, lambda: ledger.count() >= count // 2)
         time.sleep(0.5)  # what was on its way when the run was killed is now in the ledger
         sent = ledger.count()
-        taken_s = run_until(command, folder, lambda: ledger.count() > sent)
-    measure.show_table(
-        "Restart of a run that was killed half way",
-        ("requests", "sent before", "first new request after, s"),
-        [(f"{count:,}", f"{sent:,}", f"{taken_s:.2f}")],
-    )
+        return sent, run_until(command, folder, lambda: ledger.count() > sent)
+
+
+def many_choices_body(number: int) -> bytes:
+    """A request that is answered with 30 kB."""
+    message = {"role": "user", "content": f"Is review {number} good or bad?"}
+    return json.dumps({"model": measure.MODEL, "messages": [message], "n": 128}).encode()
 
 
 class Ledger:
