@@ -218,7 +218,7 @@ def used(
     refused = sum(call.status == REFUSED for call in inside)
     return Used(
         use_percent=100 * let_in / (per_minute / 60 * (end - start)),
-        refused_percent=100 * refused / max(len(inside), 1),
+        refused_percent=100 * refused / len(inside) if inside else 100.0,  # none: it stands still
         calls=len(inside),
     )
 

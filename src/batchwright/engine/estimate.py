@@ -12,7 +12,7 @@ from batchwright.domain.limits import Cost
 
 TOKENS_PER_BYTE = 0.25  # of English text, before anything is seen
 OUTPUT_TOKENS = 100.0
-MEMORY = 50  # answers over which the means run
+MEMORY = 50  # answers, of those looked at, over which the means run
 _TOKENS_PER_BYTE_MAX = 2.0  # more is an error of the provider's figures
 _OUTPUT_TOKENS_MAX = 1e7
 
@@ -23,7 +23,8 @@ class Estimator:
 
     tokens_per_byte: float = TOKENS_PER_BYTE
     output_tokens: float = OUTPUT_TOKENS
-    answers: int = 0
+    answers: int = 0  # looked at, and sound
+    seen: int = 0
 
 
 def estimate(estimator: Estimator, size_bytes: int, output_tokens_max: int | None = None) -> Cost:
@@ -38,7 +39,13 @@ def estimate(estimator: Estimator, size_bytes: int, output_tokens_max: int | Non
 
 
 def learn(estimator: Estimator, size_bytes: int, used: Cost) -> None:
-    """Take in the real usage of an answer; figures that make no sense are left out."""
+    """Take in the real usage of an answer; figures that make no sense are left out.
+
+    Once the means stand, one answer in eight is looked at: every request comes through here.
+    """
+    estimator.seen += 1
+    if estimator.answers >= MEMORY and estimator.seen & 7:
+        return
     share = 1 / min(estimator.answers + 1, MEMORY)
     if used.input_tokens > 0 and size_bytes > 0:
         ratio = min(used.input_tokens / size_bytes, _TOKENS_PER_BYTE_MAX)

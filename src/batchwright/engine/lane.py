@@ -274,9 +274,9 @@ class Lane:
         if job is None:
             return None
         now = self._runtime.monotonic()
-        wait = max(limits_of.delay_s(limiter, job.cost, now), self._probe_at - now)
-        if wait > 0:
-            self._wake_in(wait)
+        wait = limits_of.delay_s(limiter, job.cost, now)
+        if wait > 0 or self._probe_at > now:
+            self._wake_in(max(wait, self._probe_at - now))
             return None
         if live:
             live.popleft()

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from batchwright.domain.errors import Ambiguous, ConfigError
-from batchwright.domain.limits import LimitSeen
 from batchwright.providers.base import Call, Transport
 from batchwright.providers.rate_limits import RateLimitReader
 
@@ -67,7 +66,7 @@ class OpenAIProvider:
         self._headers = _checked_headers(name, api_key, headers or {})
         self._timeout_s = timeout_s
         self._answer_bytes_max = answer_bytes_max
-        self._limits = RateLimitReader()
+        self.read_limits = RateLimitReader().read  # every answer comes through here
         self._urls: dict[str, str] = {}  # one entry for each endpoint, of which there are few
 
     def __repr__(self) -> str:
@@ -80,12 +79,6 @@ class OpenAIProvider:
         if absolute is None:
             absolute = self._urls[url] = self._absolute(url)
         return Call("POST", absolute, self._headers, body, self._timeout_s, self._answer_bytes_max)
-
-    def read_limits(
-        self, headers: Mapping[str, str], now_s: float, *, is_refusal: bool = False
-    ) -> tuple[LimitSeen, ...]:
-        """The rate limits in the headers of an answer. See `Provider.read_limits`."""
-        return self._limits.read(headers, now_s, is_refusal=is_refusal)
 
     async def list_models(self) -> list[str]:
         """The names of the models served, asked for where `models` does not name them all.
