@@ -26,7 +26,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="100,000 and 4,000")
     parser.add_argument("--requests", type=int, help="with small results, else 1,000,000")
-    parser.add_argument("--long", type=int, help="with results of 30 kB, else 1,000,000 (30 GB)")
+    parser.add_argument(
+        "--long", type=int, help="with results of 30 kB, else 1,000,000 (15 GB of disk)"
+    )
     arguments = parser.parse_args()
     small = arguments.requests or (100_000 if arguments.quick else 1_000_000)
     long = arguments.long or (4_000 if arguments.quick else 1_000_000)

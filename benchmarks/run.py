@@ -16,7 +16,7 @@ from time import perf_counter
 
 QUICK = (
     ("dispatch.py", "--requests", "60000", "--rounds", "1"),
-    ("peers.py", "--quick"),
+    ("peers.py", "--quick", "--variant", "small", "--variant", "slow"),
     ("server_api.py", "--quick"),
     ("passthrough.py", "--quick"),
     ("rate_limits.py", "--quick"),
