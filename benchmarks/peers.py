@@ -57,13 +57,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="else 3")
     parser.add_argument("--seconds", type=float, help="of slow, else 60")
     parser.add_argument("--concurrency", type=int, default=64, help="of the command")
-    parser.add_argument("--peers", default=",".join(CALLS))
+    parser.add_argument("--peers", default=",".join(CALLS), help="with commas between")
     arguments = parser.parse_args()
     is_quick = arguments.quick
-    peers = arguments.peers.split(",") if PYTHON.exists() else []
+    peers = [name for name in arguments.peers.split(",") if name] if PYTHON.exists() else []
     measure.show_machine()
     measure.pin_to_engine_cpu()
-    if not peers:
+    if not PYTHON.exists():
         print("`make peers` installs the peers; without them only the bare loop is measured.\n")
     for variant in arguments.variant or ("small", "4kb", "slow"):
         if variant == "slow":
