@@ -36,7 +36,8 @@ from batchwright.sandbox.answers import CHAT_PATH, compose, request_hash
 KNOWN = ("declared", "headers", "unknown")
 ALGORITHMS = ("bucket", "fixed", "sliding")
 COUNTED = ("requests", "tokens, estimated", "tokens, used")
-USE_TARGETS_PERCENT = {"declared": 98.0, "headers": 98.0, "unknown": 96.0}
+BOTH = "declared+headers"
+USE_TARGETS_PERCENT = {"declared": 98.0, "headers": 98.0, BOTH: 98.0, "unknown": 96.0}
 REFUSED_TARGET_PERCENT = 0.5
 STEPPED_TARGET_PERCENT = 95.0
 RAMP_S = 15.0
@@ -101,7 +102,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="30 s, bucket, requests: a minute")
     parser.add_argument("--rpm", type=int, default=30_000, help="requests a minute, or as many")
-    parser.add_argument("--known", default=",".join(KNOWN))
+    parser.add_argument("--known", default=",".join(KNOWN), help=f"{BOTH} too")
     parser.add_argument("--limiter", help="one of " + ", ".join(ALGORITHMS))
     parser.add_argument("--counted", choices=("requests", "estimated", "used"))
     parser.add_argument("--seconds", type=float, help="the span that counts, else 120")
@@ -157,13 +158,13 @@ def upstream_options(case: Case, setting: Setting, limit: int) -> list[str]:
     options = ["--latency", LATENCY, "--limiter", case.algorithm, "--burst-s", str(setting.burst_s)]
     options += ["--rpm" if case.counted == "requests" else "--tpm", str(limit)]
     options += ["--tpm-counts", "usage" if case.counted == "tokens, used" else "estimate"]
-    options += [] if case.known == "headers" else ["--silent"]
+    options += [] if "headers" in case.known else ["--silent"]
     return [*options, "--step-s", str(STEP_S)] if setting.is_stepping else options
 
 
 def declared(case: Case, limit: int) -> list[str]:
     """Lines of the settings."""
-    if case.known != "declared":
+    if "declared" not in case.known:
         return []
     what = "requests" if case.counted == "requests" else "tokens"
     return [f"{what}_per_minute = {limit}"]
