@@ -18,13 +18,14 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 from zlib import crc32
 
-from batchwright.domain.limits import Cost, LimitSeen
+from batchwright.domain.limits import Cost, Kind, LimitSeen
 from batchwright.engine import limiter as limits_of
 from batchwright.engine.fair_queue import FairQueue, Flow
 from batchwright.engine.limiter import Binding, Declared, Reservation
+from batchwright.engine.meter import Meter
 from batchwright.engine.retry import Decision
 from batchwright.engine.runtime import Runtime
 
@@ -32,6 +33,9 @@ CONCURRENCY_MAX = 2_000  # where the configuration names no ceiling
 SPARE_SLOTS = 256
 TROUBLES_BEFORE_TRIP = 20  # in a row, over all requests of the lane
 PROBE_EVERY_S = 30.0
+
+Stop = Literal["credential", "outage"]
+"""Why a lane is tripped: it refuses our credential, or is down."""
 
 
 class Job(Protocol):
@@ -74,17 +78,20 @@ class Lane:
         self.in_flight = 0
         self.largest_answer_bytes = 0  # seen so far: what room each slot may need on the disk
         self.tripped: str | None = None  # the reason, in words for a person
+        self.tripped_by: Stop | None = None
         self.on_bug: Callable[[BaseException], None] = _raise  # a job raised: a bug of ours
         self.is_held = False  # the engine sends nothing at the moment (disk full, stopping)
         self._runtime = runtime
         self._slots_taken = 0
         self._queue: FairQueue[Job] = FairQueue()
+        self._flows: dict[Flow[Job], None] = {}  # attached
         self._live: deque[LiveJob] = deque()
         self._parked: deque[asyncio.Future[None]] = deque()
         self._workers: dict[asyncio.Task[None], None] = {}
         self._is_closed = False
         self._probe_at = 0.0  # while tripped
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self._troubles = 0
         self._limiter = limits_of.start(
             runtime.monotonic(),
@@ -97,15 +104,33 @@ class Lane:
         """How many calls may be in flight now."""
         return self._limiter.concurrency.allowed
 
+    @property
+    def contenders(self) -> list[Flow[Job]]:
+        """The flows that have something to send now: what share this lane."""
+        return [flow for flow in self._flows if flow.ready and not flow.is_held]
+
+    @property
+    def bound_kind(self) -> Kind | None:
+        """What the limit that last bound counts; None where it is none that was told."""
+        bound = self._limiter.bound_by
+        return bound.kind if isinstance(bound, Meter) else None
+
+    @property
+    def probe_in_s(self) -> float:
+        """Seconds until the next probe of a tripped lane; 0 if one may go or is out."""
+        return max(self._probe_at - self._runtime.monotonic(), 0.0)
+
     # Flows and live calls
 
     def attach(self, flow: Flow[Job]) -> None:
         """Let the jobs of a batch take part."""
         self._queue.attach(flow)
+        self._flows[flow] = None
 
     def detach(self, flow: Flow[Job]) -> None:
         """Forget a flow and what waits in it. Safe twice."""
         self._queue.detach(flow)
+        self._flows.pop(flow, None)
 
     def put(self, flow: Flow[Job], job: Job) -> None:
         """Queue a job behind those of its batch."""
@@ -159,7 +184,7 @@ class Lane:
                 limits_of.settle(limiter, reserved, used, now)
         self._troubles = 0
         if self.tripped is not None:
-            self.tripped = None
+            self.tripped = self.tripped_by = None
             self._probe_at = 0.0
             self.wake()
 
@@ -169,7 +194,7 @@ class Lane:
         """The call failed. `said` tells an operator how, short and without data."""
         rule, told_s = decision.rule, decision.stops_lane_s or None
         if rule.stops_credential:
-            self._trip(f"{self.name}: {rule.cause.replace('_', ' ')} ({said})")
+            self._trip(f"{self.name}: {rule.cause.replace('_', ' ')} ({said})", "credential")
         elif not rule.slows_lane:
             self.note_answer(job, seen, None)
         elif job.reserved is not None:
@@ -186,16 +211,19 @@ class Lane:
     def _note_trouble(self, reason: str, *, is_told: bool) -> None:
         self._troubles += 0 if is_told else 1
         if self._troubles >= TROUBLES_BEFORE_TRIP:
-            self._trip(reason)
+            self._trip(reason, "outage")
 
-    def _trip(self, reason: str) -> None:
+    def _trip(self, reason: str, by: Stop) -> None:
         """Stop sending but for a probe each `PROBE_EVERY_S`, until one passes."""
-        self.tripped = reason
+        self.tripped, self.tripped_by = reason, by
         self._probe_at = self._runtime.monotonic() + PROBE_EVERY_S
 
     def binding(self) -> Binding | None:
         """The limit that binds now, with its figures; None if nothing does."""
-        return limits_of.binding(self._limiter, self._runtime.monotonic(), self.in_flight)
+        limiter, now = self._limiter, self._runtime.monotonic()
+        if self._timer is not None and (job := self._queue.peek()) is not None:
+            limits_of.delay_s(limiter, job.cost, now)  # asleep for long: does it still bind?
+        return limits_of.binding(limiter, now, self.in_flight)
 
     def holds_back(self) -> str | None:
         """What keeps this lane from sending now, in words for a person; None if nothing does."""
@@ -290,10 +318,11 @@ class Lane:
         loop = asyncio.get_running_loop()
         due = loop.time() + delay_s
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._timer_at <= due:
                 return
             self._timer.cancel()
-        self._timer = loop.call_later(delay_s, self._on_timer)
+        # For less than half a millisecond uvloop gives a handle that knows no time.
+        self._timer, self._timer_at = loop.call_later(delay_s, self._on_timer), due
 
     def _on_timer(self) -> None:
         self._timer = None
