@@ -7,6 +7,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
+import uvloop
 
 from batchwright.domain.limits import Cost
 from batchwright.engine.engine import hold
@@ -22,14 +23,16 @@ from batchwright.engine.lane import (
 )
 from batchwright.engine.limiter import Declared
 from batchwright.engine.retry import Decision, decide
+from batchwright.engine.runtime import Runtime
 from batchwright.providers.base import Answer
+from batchwright.system import SystemRuntime
 from simulation import VirtualRuntime, simulate
 
 
 class Work:
     """Jobs for a lane, and when each was sent."""
 
-    def __init__(self, lane: Lane, runtime: VirtualRuntime) -> None:
+    def __init__(self, lane: Lane, runtime: Runtime) -> None:
         self.lane = lane
         self.runtime = runtime
         self.sent: list[tuple[float, str]] = []
@@ -429,3 +432,26 @@ def test_what_holds_a_lane_back_is_said_in_words(limits: dict[str, float], words
         assert words in str(work.lane.holds_back())
 
     simulate(history())
+
+
+def test_a_wait_of_a_fraction_of_a_millisecond_is_waited_for_on_the_real_loop() -> None:
+    async def history() -> None:
+        runtime = SystemRuntime()
+        limits = LaneLimits(10, Declared(requests_per_minute=180_000.0))
+        work = Work(Lane("upstream", limits=limits, runtime=runtime), runtime)
+        ended = asyncio.Event()
+        bugs: list[BaseException] = []
+        work.lane.on_bug = bugs.append
+
+        def done(job: LiveJob) -> None:
+            answered(work.lane, job)
+            work.lane.release_slot()
+            if work.ended == 3_000:
+                ended.set()
+
+        flow_of(work.lane, *(work.job("quick", latency_s=2e-4, then=done) for _ in range(3_000)))
+        async with asyncio.timeout(30):
+            await ended.wait()
+        assert bugs == []
+
+    uvloop.run(history())
