@@ -13,7 +13,14 @@ from batchwright.cli.connection import connect, given_or_newest, run_async
 from batchwright.cli.exits import Exit
 from batchwright.cli.options import ApiKey, BaseUrl, BatchId, ConfigFile, Json
 from batchwright.cli.steering import shown_state
-from batchwright.cli.terminal import say, say_json, shown_cost, shown_time
+from batchwright.cli.terminal import (
+    say,
+    say_json,
+    shown_cost,
+    shown_count,
+    shown_span,
+    shown_time,
+)
 
 if TYPE_CHECKING:
     from batchwright.client.http import Client
@@ -30,7 +37,10 @@ def status(
     batch_id: BatchId = None,
     *,
     why: Annotated[
-        bool, typer.Option("--why", help="What holds it back, and an example of each error.")
+        bool,
+        typer.Option(
+            "--why", help="What holds it back, when it may end, and an example of each error."
+        ),
     ] = False,
     config: ConfigFile = None,
     base_url: BaseUrl = None,
@@ -92,8 +102,34 @@ def reasons(batch: Wire, examples: dict[str, str]) -> Iterator[str]:
         yield _labelled("held back by", held_back_by or ours["problem"])
     elif batch["status"] == "in_progress":
         yield _labelled("held back by", "nothing but the speed of the answers")
+    limit = ours.get("limit") or {}
+    yield from _optional("figures", _figures(limit))
+    yield from _optional("expected end", _range(ours, batch.get("expires_at")))
     for code, message in examples.items():
         yield _labelled("example", f"{code}: {message}")
+
+
+def _figures(limit: Wire) -> str | None:
+    """What the words of the limit leave out."""
+    parts = []
+    if limit.get("in_flight"):
+        parts.append(f"{shown_count(limit['in_flight'], 'call')} in flight at {limit['provider']}")
+    if (limit.get("wait_s") or 0) >= 1:
+        verb = "tried again" if limit["what"] in ("credential", "outage") else "sent again"
+        parts.append(f"{verb} in {shown_span(limit['wait_s'])}")
+    return ", ".join(parts) or None
+
+
+def _range(ours: Wire, expires_at: int | None) -> str | None:
+    """Between which times it probably ends, and whether that is in time."""
+    between = ours.get("expected_finish_between")
+    if not between:
+        return None
+    early, late = between
+    text = f"between {shown_time(early)} and {shown_time(late)}"
+    if expires_at is None or late <= expires_at:
+        return text
+    return f"{text}; it {'will' if early > expires_at else 'may'} expire before"
 
 
 async def _examples(client: Client, batch: Wire) -> dict[str, str]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from math import ceil
 
 from batchwright.domain.batch import Batch
 from batchwright.engine.engine import Engine
-from batchwright.server.wire import batch_wire, seconds
+from batchwright.engine.holdup import Holdup, find, outlook
+from batchwright.server.wire import Wire, batch_wire, seconds
 
 RETRY_OF = "retry_of"  # an option of a batch: the id of the one whose failures it repeats
 LINES_IN_LIST_MAX = 100
 
 
-def live_batch_wire(batch: Batch, engine: Engine, *, is_listed: bool = False) -> dict[str, Any]:
+def live_batch_wire(batch: Batch, engine: Engine, *, is_listed: bool = False) -> Wire:
     """The Batch object of a batch as it is now, with our extension.
 
     In a list fewer of the lines that are possibly paid twice are named.
@@ -21,14 +22,16 @@ def live_batch_wire(batch: Batch, engine: Engine, *, is_listed: bool = False) ->
     return batch_wire(batch, _extension(batch, engine, is_listed))
 
 
-def _extension(batch: Batch, engine: Engine, is_listed: bool) -> dict[str, Any]:
+def _extension(batch: Batch, engine: Engine, is_listed: bool) -> Wire:
     closing = batch.closing
     lines = closing.possibly_paid_twice_lines
     rate = _rate_per_s(batch, engine)
+    holdup = _holdup(batch, engine)
     return {
         "requests_per_s": None if rate is None else round(rate, 3),
-        "expected_finish_at": _expected_finish_at(batch, engine, rate),
-        "held_back_by": _held_back_by(batch, engine),
+        **_finish(batch, engine, holdup),
+        "held_back_by": None if holdup is None else holdup.message,
+        "limit": _limit(holdup),
         "problem": _problem(batch, engine),
         "failed_by_code": dict(closing.codes),
         "attempts": closing.attempts,
@@ -59,24 +62,47 @@ def _mean_rate_per_s(batch: Batch) -> float | None:
     return (batch.counts.completed + batch.counts.failed) / (ended_at - batch.in_progress_at)
 
 
-def _expected_finish_at(batch: Batch, engine: Engine, rate: float | None) -> int | None:
-    if batch.is_terminal or batch.paused_at is not None or not rate:
-        return None
-    left = batch.counts.total - batch.counts.completed - batch.counts.failed
-    return seconds(engine.runtime.now() + left / rate)
-
-
-def _held_back_by(batch: Batch, engine: Engine) -> str | None:
-    """What keeps a running batch from going faster, in words for a person."""
-    if batch.paused_at is not None:
-        return "it is paused"
+def _finish(batch: Batch, engine: Engine, holdup: Holdup | None) -> Wire:
+    """When it will have ended, and between which times it probably does. Whole Unix seconds."""
     supervisor = engine.supervisor(batch.id)
-    if batch.is_terminal or supervisor is None or supervisor.current is None:
+    run = supervisor.current if supervisor else None
+    runtime = engine.runtime
+    found = outlook(batch, run, holdup, runtime.monotonic()) if run else None
+    if found is None:
+        return {"expected_finish_at": None, "expected_finish_between": None}
+    now = runtime.now()
+    return {
+        "expected_finish_at": ceil(now + found.expected_s),
+        "expected_finish_between": [ceil(now + found.early_s), ceil(now + found.late_s)],
+    }
+
+
+def _holdup(batch: Batch, engine: Engine) -> Holdup | None:
+    return find(
+        batch,
+        engine.supervisor(batch.id),
+        unheard=engine.router.unheard,
+        is_short_of_space=engine.is_short_of_space,
+    )
+
+
+def _limit(holdup: Holdup | None) -> Wire | None:
+    """What holds it back as figures; `held_back_by` has the words."""
+    if holdup is None:
         return None
-    if engine.is_short_of_space:
-        return "the disk is nearly full"
-    reasons = (lane.holds_back() for lane in supervisor.current.lanes)
-    return next((reason for reason in reasons if reason is not None), None)
+    return {
+        "what": holdup.what,
+        "provider": holdup.provider,
+        "unit": holdup.unit,
+        "limit": holdup.limit,
+        "span_s": holdup.span_s,
+        "remaining": holdup.remaining,
+        "wait_s": None if holdup.wait_s is None else round(holdup.wait_s, 3),
+        "in_flight": holdup.in_flight,
+        "within": holdup.within,
+        "share": None if holdup.share is None else round(holdup.share, 4),
+        "shared_with": holdup.shared_with,
+    }
 
 
 def _problem(batch: Batch, engine: Engine) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from batchwright.cli.status import described, reasons
+from batchwright.cli.terminal import shown_time
 
 BATCH: dict[str, Any] = {
     "id": "batch_1",
@@ -81,3 +82,30 @@ def test_the_reason_for_slowness_is_told() -> None:
 
 def test_each_code_comes_with_an_example() -> None:
     assert "HTTP 500: r1: overloaded" in "\n".join(reasons(BATCH, {"HTTP 500": "r1: overloaded"}))
+
+
+def why(ours: dict[str, Any], **fields: Any) -> str:
+    return "\n".join(reasons({**BATCH, **fields, "batchwright": ours}, {}))
+
+
+def test_the_figures_of_a_limit_and_the_range_of_the_end_are_told() -> None:
+    limit = {"what": "requests", "provider": "acme", "in_flight": 5, "wait_s": 0.1}
+    text = why({"limit": limit, "expected_finish_between": [1000, 2000]}, expires_at=3000)
+
+    assert "figures         5 calls in flight at acme\n" in text
+    assert f"expected end    between {shown_time(1000)} and {shown_time(2000)}" in text
+    assert "expire" not in text
+
+
+@pytest.mark.parametrize(("expires_at", "word"), [(1500, "may"), (500, "will")])
+def test_an_end_after_the_deadline_is_pointed_out(expires_at: int, word: str) -> None:
+    text = why({"expected_finish_between": [1000, 2000]}, expires_at=expires_at)
+
+    assert f"; it {word} expire before" in text
+
+
+@pytest.mark.parametrize(
+    ("what", "words"), [("wait", "sent again in 20 s"), ("outage", "tried again in 20 s")]
+)
+def test_a_wait_says_what_comes_after_it(what: str, words: str) -> None:
+    assert words in why({"limit": {"what": what, "provider": "acme", "wait_s": 20.0}})

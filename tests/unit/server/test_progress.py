@@ -8,6 +8,8 @@ from typing import Any
 
 from batchwright.domain.batch import Batch, Closing, Counts, Status
 from batchwright.domain.priority import Priority
+from batchwright.engine.fair_queue import Flow
+from batchwright.engine.limiter import Binding
 from batchwright.server.progress import LINES_IN_LIST_MAX, live_batch_wire
 
 BATCH = Batch(
@@ -28,15 +30,41 @@ def engine_with(supervisor: Any = None, *, is_short_of_space: bool = False) -> A
     return SimpleNamespace(
         supervisor=lambda _batch_id: supervisor,
         with_progress=lambda batch: batch,
-        runtime=SimpleNamespace(now=lambda: 1000.0),
+        runtime=SimpleNamespace(now=lambda: 1000.0, monotonic=lambda: 10.0),
+        router=SimpleNamespace(unheard=[]),
         is_short_of_space=is_short_of_space,
     )
 
 
 def running(rate_per_s: float, *reasons: str | None) -> Any:
-    lanes = [SimpleNamespace(holds_back=lambda reason=reason: reason) for reason in reasons]
-    run = SimpleNamespace(rate_per_s=lambda: rate_per_s, lanes=lanes)
-    return SimpleNamespace(current=run, problem=None)
+    """A run of ten seconds at an even rate, that has settled half of its hundred requests."""
+    lanes = [lane(reason) for reason in reasons]
+    pace = SimpleNamespace(spans_per_s=lambda _now, _settled: ([rate_per_s] * 10, 1.0))
+    run = SimpleNamespace(
+        rate_per_s=lambda: rate_per_s,
+        lanes=lanes,
+        total=100,
+        tally=SimpleNamespace(settled=50),
+        _pace=pace,
+        _flows={each: Flow("t", lambda: None) for each in lanes},
+    )
+    return SimpleNamespace(current=run, problem=None, has_stopped=False)
+
+
+def lane(reason: str | None) -> Any:
+    binding = None if reason is None else Binding("concurrency", reason, 50.0)
+    return Named(
+        name="lane",
+        holds_back=lambda: reason and f"lane: {reason}",
+        binding=lambda: binding,
+        tripped_by=None,
+        in_flight=50 if reason else 0,
+        contenders=[],
+    )
+
+
+class Named(SimpleNamespace):
+    __hash__ = object.__hash__
 
 
 def ours(batch: Batch, engine: Any, **options: bool) -> Any:
@@ -44,11 +72,26 @@ def ours(batch: Batch, engine: Any, **options: bool) -> Any:
 
 
 def test_a_running_batch_tells_its_rate_its_end_and_what_holds_it_back() -> None:
-    told = ours(BATCH, engine_with(running(5.0, None, "lane: 50 calls in flight")))
+    told = ours(BATCH, engine_with(running(5.0, None, "50 calls in flight")))
 
     assert told["requests_per_s"] == 5.0
     assert told["expected_finish_at"] == 1010
+    early, late = told["expected_finish_between"]
+    assert 1005 < early <= 1010 <= late < 1020
     assert told["held_back_by"] == "lane: 50 calls in flight"
+    assert told["limit"] == {
+        "what": "concurrency",
+        "provider": "lane",
+        "unit": "calls",
+        "limit": 50.0,
+        "span_s": None,
+        "remaining": None,
+        "wait_s": None,
+        "in_flight": 50,
+        "within": None,
+        "share": None,
+        "shared_with": None,
+    }
 
 
 def test_a_cost_is_null_where_a_price_is_not_known() -> None:
@@ -64,15 +107,17 @@ def test_one_that_stands_still_has_no_expected_end() -> None:
 
     assert (told["requests_per_s"], told["expected_finish_at"]) == (0.0, None)
     assert told["held_back_by"] == "the disk is nearly full"
+    assert told["limit"]["what"] == "disk"
 
 
 def test_a_paused_batch_tells_since_when_and_has_no_expected_end() -> None:
     paused = replace(BATCH, paused_at=900.7, priority=Priority.HIGH)
 
-    told = ours(paused, engine_with(running(5.0, "lane: 50 calls in flight")))
+    told = ours(paused, engine_with(running(5.0, "50 calls in flight")))
 
     assert (told["paused_at"], told["priority"]) == (900, "high")
     assert (told["held_back_by"], told["expected_finish_at"]) == ("it is paused", None)
+    assert (told["limit"]["what"], told["expected_finish_between"]) == ("paused", None)
 
 
 def test_an_ended_batch_tells_its_mean_rate_and_its_sums() -> None:
@@ -97,7 +142,9 @@ def test_an_ended_batch_tells_its_mean_rate_and_its_sums() -> None:
     assert told == {
         "requests_per_s": 5.0,
         "expected_finish_at": None,
+        "expected_finish_between": None,
         "held_back_by": None,
+        "limit": None,
         "problem": None,
         "failed_by_code": {"429": 10},
         "attempts": 70,
