@@ -120,6 +120,11 @@ class LimitsConfig:
         whole(1, 1_000_000, or_none=True),
         "Bodies of these calls of a tenant, held in memory, in MiB; 0: no limit.",
     )
+    pack_embeddings: bool = setting(
+        True,
+        read_flag,
+        "Send embedding requests of a batch that differ only in `input` in shared calls.",
+    )
     max_attempts: int = setting(
         5, whole(1, 100), "How often a request is tried before it counts as failed."
     )

@@ -91,6 +91,7 @@ def engine_settings(limits: LimitsConfig) -> EngineSettings:
         line_bytes_max=limits.line_mb * 2**20,
         one_model_per_file=limits.one_model_per_file,
         extra_endpoints=limits.extra_endpoints,
+        pack_embeddings=limits.pack_embeddings,
         max_attempts=limits.max_attempts,
         grace_s=limits.grace_s,
         held_bytes_max=limits.held_mb * 2**20,

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 import selectors
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, TypeVar
@@ -129,14 +129,32 @@ class ScriptedNetwork:
         if fault and _FAULTS[kind] == "refused":
             await asyncio.sleep(0.01)
             raise NotSent("connection refused")
-        self.ledger.append(json.loads(call.body)["messages"][0]["content"])
+        self.ledger += texts_of(call.body)
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight_max, self.in_flight)
         try:
             await asyncio.sleep(self.latency_s * (0.5 + random.random()))
         finally:
             self.in_flight -= 1
+        if is_embedding(call.body):
+            texts = texts_of(call.body)
+            is_wrong = fault and _FAULTS[kind] == "truncated" and len(texts) > 1
+            if not fault or is_wrong:
+                return self._embeddings(texts, is_wrong=is_wrong)
         return self._faulty(_FAULTS[kind]) if fault else _answer(call.body)
+
+    def _embeddings(self, texts: list[str], *, is_wrong: bool) -> Answer:
+        """An embedding for each text, in any order; where it is wrong, one too few or too many,
+        or one twice. A text with `refused` in it is no input that this provider takes."""
+        if any("refused" in text for text in texts):
+            return Answer(400, {}, b'{"error":{"message":"invalid input"}}')
+        data = [{"index": n, "embedding": f"echo: {text}"} for n, text in enumerate(texts)]
+        self._random.shuffle(data)
+        if is_wrong:
+            data = self._random.choice([data[1:], [*data, data[0]], [data[0], *data[:-1], {}]])
+        usage = {"prompt_tokens": 5 * len(texts), "total_tokens": 5 * len(texts)}
+        whole = {"object": "list", "data": data, "model": "m", "usage": usage}
+        return Answer(200, {"x-request-id": "req_sim"}, json.dumps(whole).encode())
 
     def _faulty(self, kind: str) -> Answer:
         if kind == "reset":
@@ -157,6 +175,18 @@ class ScriptedNetwork:
 
 
 _FAULTS = ("refused", "reset", "too_many", "truncated", "server_error")
+
+
+def is_embedding(body: bytes) -> bool:
+    return "input" in json.loads(body)
+
+
+def texts_of(body: bytes) -> list[str]:
+    """What the requests of a call say: one, or as many as there are inputs."""
+    whole = json.loads(body)
+    if "input" not in whole:
+        return [whole["messages"][0]["content"]]
+    return whole["input"] if isinstance(whole["input"], list) else [whole["input"]]
 
 
 def _answer(body: bytes) -> Answer:
@@ -260,12 +290,14 @@ class World:
         await self.store.create_file(TENANT, file, [Extent(f"files/{file.id}", 0, len(data))])
         return file.id
 
-    async def create_batch(self, data: bytes, window: str = "24h") -> Batch:
+    async def create_batch(
+        self, data: bytes, window: str = "24h", *, endpoint: str = "/v1/chat/completions"
+    ) -> Batch:
         """Upload an input file and create a batch of it."""
         assert self.engine is not None
         return await self.engine.create_batch(
             TENANT,
-            endpoint="/v1/chat/completions",
+            endpoint=endpoint,
             input_file_id=await self.upload(data),
             completion_window=window,
         )
@@ -298,6 +330,20 @@ def chat_lines(count: int, model: str = "m") -> bytes:
         + b"\n"
         for i in range(count)
     )
+
+
+def embedding_lines(texts: Sequence[str], model: str = "m") -> bytes:
+    """An input file of embedding requests, each named as its text."""
+    lines = [
+        {
+            "custom_id": text,
+            "method": "POST",
+            "url": "/v1/embeddings",
+            "body": {"model": model, "input": text},
+        }
+        for text in texts
+    ]
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
 def digest(*parts: bytes) -> str:

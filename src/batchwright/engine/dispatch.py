@@ -34,6 +34,7 @@ from batchwright.engine.journal import Journal
 from batchwright.engine.lane import Job, Lane
 from batchwright.engine.not_run import write_not_run
 from batchwright.engine.pace import Pace
+from batchwright.engine.packer import Pack
 from batchwright.engine.pending import Pending, Waiting
 from batchwright.engine.reader import Reader
 from batchwright.engine.recorder import Outcome, Recorder, code_of
@@ -49,6 +50,7 @@ from batchwright.providers.base import Answer
 FLOW_MAX = 512  # requests read ahead for a lane
 WAITING_MAX = 1024  # of a lane, waiting to be tried again; above it nothing new is read for it
 REFUSALS_MAX = 100  # of one request: then it is not the pace of the lane that they refuse
+RATE_LIMITED = "rate_limited"  # the cause of the rule for a 429
 BUGS_MAX = 10  # errors of ours that cost a request each; the next one stops its batch
 
 log = structlog.get_logger()
@@ -115,11 +117,13 @@ class BatchRun:
             sink=self,
             on_end=self._on_read,
         )
-        self._waiting = Waiting(monotonic=runtime.monotonic, on_due=self._send_again)
+        self._waiting = Waiting[Pending | Pack](
+            monotonic=runtime.monotonic, on_due=self._send_again
+        )
         self._suspects = Suspects(
             batch.id, found=self.tally.suspicions, gate=gate, send=self._put_first
         )
-        self._in_flight: dict[int, Pending] = {}  # by slot
+        self._in_flight: dict[int, Pending | Pack] = {}  # by slot
         self._quiet = asyncio.Event()  # nothing is in flight
         self._budget = Budget(settings.held_bytes_max)
         self._bugs = 0  # errors of ours that were met so far
@@ -212,8 +216,9 @@ class BatchRun:
         self._is_abandoned = True
         self._budget.open()
         abandoned = list(self._in_flight.items())
-        for _, pending in abandoned:
-            self._recorder.lost_attempt(pending, Code.REQUEST_FAILED, None)
+        for _, job in abandoned:
+            for pending in job.requests if isinstance(job, Pack) else (job,):
+                self._recorder.lost_attempt(pending, Code.REQUEST_FAILED, None)
         if self.failure is None:
             await self._journal.flush()
             for slot, _ in abandoned:
@@ -352,7 +357,7 @@ class BatchRun:
                 raise bug
             self._conclude(pending, slot, outcome)
         except Exception as error:
-            self._end_by_bug(pending, slot, error)
+            self._end_by_bug(pending, self._token(pending, slot, 0), error)
 
     def _conclude(self, pending: Pending, slot: int, outcome: Outcome) -> None:
         """Decide what an attempt means, and act on it."""
@@ -363,7 +368,8 @@ class BatchRun:
                 outcome = error
             else:
                 self._note_answer(pending, outcome, checked.usage)
-                token = self._token(pending, slot, len(outcome.body))
+                lane, body_bytes = pending.route.lane, len(pending.request.body)
+                token = self._token_of(lane, slot, body_bytes, len(outcome.body))
                 self._recorder.success(pending, outcome, checked, token)
                 return
         decision = decide(
@@ -382,11 +388,13 @@ class BatchRun:
 
     def _token(self, pending: Pending, slot: int, answer_bytes: int) -> SlotToken:
         """Bytes stay counted until they are durable, and come off the budget with the slot."""
-        lane = pending.route.lane
+        return self._token_of(pending.route.lane, slot, len(pending.request.body), answer_bytes)
+
+    def _token_of(self, lane: Lane, slot: int, body_bytes: int, answer_bytes: int) -> SlotToken:
         self._budget.keep(answer_bytes)
         if answer_bytes > lane.largest_answer_bytes:
             lane.largest_answer_bytes = answer_bytes
-        return lane, slot, len(pending.request.body), answer_bytes
+        return lane, slot, body_bytes, answer_bytes
 
     def _note_answer(self, pending: Pending, answer: Answer, usage: Usage) -> None:
         """Let the lane, and the estimates, learn from an answer that counts."""
@@ -397,17 +405,19 @@ class BatchRun:
 
     def _note_failure(self, pending: Pending, decision: Decision, outcome: Outcome) -> None:
         """Let the lane learn from a failure, and count what counts against the request."""
-        route, rule = pending.route, decision.rule
-        is_refusal = rule.cause == "rate_limited"
-        seen: tuple[LimitSeen, ...] = ()
+        self._tell_lane(pending, decision, outcome)
+        pending.refusals += decision.rule.cause == RATE_LIMITED
+        pending.attempts += decision.uses_attempt
+        if decision.rule.may_be_paid and decision.retry:
+            pending.is_maybe_paid = True
+
+    def _tell_lane(self, job: Pending | Pack, decision: Decision, outcome: Outcome) -> None:
+        route, seen = job.route, tuple[LimitSeen, ...]()
         if isinstance(outcome, Answer):
+            is_refusal = decision.rule.cause == RATE_LIMITED
             now = self._runtime.now()
             seen = route.provider.read_limits(outcome.headers, now, is_refusal=is_refusal)
-        route.lane.note_failure(pending, decision, seen, said_of(outcome))
-        pending.refusals += is_refusal
-        pending.attempts += decision.uses_attempt
-        if rule.may_be_paid and decision.retry:
-            pending.is_maybe_paid = True
+        route.lane.note_failure(job, decision, seen, said_of(outcome))
 
     def _try_again(self, pending: Pending, slot: int, decision: Decision, outcome: Outcome) -> None:
         """Give up the slot and wait for the next attempt in the heap."""
@@ -417,27 +427,33 @@ class BatchRun:
             self._recorder.lost_attempt(pending, code_of(outcome), token)
         else:
             self._release(token)
-        if self._is_sending:
-            self._flows[pending.route.lane].waiting += 1
-            self._waiting.add(pending, decision.wait_s)
+        self._wait(pending, decision.wait_s)
 
-    def _send_again(self, pending: Pending) -> None:
-        self._flows[pending.route.lane].waiting -= 1
-        if self.tally.suspicions and self._suspects.is_held(pending.request.line):
-            self._suspects.queue(pending)
+    def _wait(self, job: Pending | Pack, delay_s: float) -> None:
+        if self._is_sending:
+            self._flows[job.route.lane].waiting += 1
+            self._waiting.add(job, delay_s)
+
+    def _send_again(self, job: Pending | Pack) -> None:
+        self._flows[job.route.lane].waiting -= 1
+        if isinstance(job, Pending) and self._is_suspected(job):
+            self._suspects.queue(job)
         else:
-            self._put_first(pending)
+            self._put_first(job)
         self._reader.go_on()
 
-    def _put_first(self, pending: Pending) -> None:
-        lane = pending.route.lane
-        lane.put_front(self._flows[lane], pending)
+    def _is_suspected(self, pending: Pending) -> bool:
+        return bool(self.tally.suspicions) and self._suspects.is_held(pending.request.line)
+
+    def _put_first(self, job: Pending | Pack) -> None:
+        lane = job.route.lane
+        lane.put_front(self._flows[lane], job)
 
     # Errors of ours
 
-    def _end_by_bug(self, pending: Pending, slot: int, error: Exception) -> None:
+    def _end_by_bug(self, pending: Pending, token: SlotToken | None, error: Exception) -> None:
         """An error of ours costs its request, and not the engine. Many cost no more requests:
-        they stop the batch."""
+        they stop the batch. `token` is None where another request has that of the call."""
         self._bugs += 1
         log.error(
             "call failed by an error of batchwright",
@@ -446,7 +462,6 @@ class BatchRun:
             exc_info=error,
         )
         pending.is_maybe_paid = True
-        token = self._token(pending, slot, 0)
         try:
             if self._bugs > BUGS_MAX:
                 self._recorder.lost_attempt(pending, Code.REQUEST_FAILED, token)
@@ -454,7 +469,8 @@ class BatchRun:
             else:
                 self._recorder.failure(pending, Ambiguous(_bug_said(error)), token)
         except Exception as last:
-            pending.route.lane.release_slot()
+            if token is not None:
+                token[0].release_slot()
             self._fail_by_bug(last)
 
     def _fail_by_bug(self, error: BaseException) -> None:

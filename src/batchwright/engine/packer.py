@@ -24,7 +24,7 @@ from batchwright.engine.packing import EMBEDDINGS_URL, Part, packed_body, read_p
 from batchwright.engine.pending import Pending
 from batchwright.engine.retry import Decision
 from batchwright.engine.routing import Route
-from batchwright.providers.base import Answer
+from batchwright.providers.base import LARGE_ANSWER_BYTES, Answer
 
 OPEN_MAX = 64  # packs that may be joined, of different keys
 INPUT_ANSWER_BYTES = 64 * 2**10  # before anything is seen: 3,072 floats of 21 characters
@@ -39,7 +39,8 @@ class PackLimits:
     # this many bytes are within it whatever the text (api-reference/embeddings/create).
     inputs_max: int = 256
     bytes_max: int = 256 * 2**10
-    answer_bytes_max: int = 4 * 2**20  # expected
+    # Expected. Larger ones would wait for room in memory, and take more of the disk in reserve.
+    answer_bytes_max: int = LARGE_ANSWER_BYTES
 
 
 @dataclass(slots=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -36,13 +37,14 @@ class Pending(msgspec.Struct, eq=False):
         return self.call(self)
 
 
-class Waiting:
-    """Requests that wait for their next attempt, by due time; `on_due` gets each when it is due."""
+J = TypeVar("J")
 
-    def __init__(
-        self, *, monotonic: Callable[[], float], on_due: Callable[[Pending], None]
-    ) -> None:
-        self._heap: list[tuple[float, int, Pending]] = []
+
+class Waiting(Generic[J]):
+    """Jobs that wait for their next attempt, by due time; `on_due` gets each when it is due."""
+
+    def __init__(self, *, monotonic: Callable[[], float], on_due: Callable[[J], None]) -> None:
+        self._heap: list[tuple[float, int, J]] = []
         self._count = 0  # breaks ties: first come, first served
         self._timer: asyncio.TimerHandle | None = None
         self._monotonic = monotonic
@@ -51,10 +53,10 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, pending: Pending, delay_s: float) -> None:
+    def add(self, job: J, delay_s: float) -> None:
         self._count += 1
-        heapq.heappush(self._heap, (self._monotonic() + delay_s, self._count, pending))
-        if self._heap[0][2] is pending:
+        heapq.heappush(self._heap, (self._monotonic() + delay_s, self._count, job))
+        if self._heap[0][2] is job:
             self._set_timer()
 
     def stop(self) -> None:

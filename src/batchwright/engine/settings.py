@@ -16,6 +16,7 @@ class EngineSettings:
     line_bytes_max: int = LINE_BYTES_MAX
     one_model_per_file: bool = False
     extra_endpoints: tuple[str, ...] = ()  # further JSON endpoints that are allowed
+    pack_embeddings: bool = True  # requests to `/v1/embeddings` share calls
     max_attempts: int = 5
     grace_s: float = 30.0  # for calls in flight at a cancel, an expiry or a stop
     held_bytes_max: int = 128 * 2**20  # bodies read ahead, in flight and not yet durable

@@ -2,6 +2,7 @@
 
 A request holds a slot from before it is sent until its result is durable. Its line and attempt
 stand in a small mapped file meanwhile, written without sync: the page cache survives the process.
+Requests that share a call have a slot each, and they are freed together.
 So what a crash can cause to be paid for again is bounded by the slots, exactly, and is named.
 
 The head of the table tells tables of one process from those of another, and an end that no request
@@ -46,23 +47,40 @@ class SlotTable:
     def __init__(self, table: memoryview, process: int) -> None:
         self._table = table.cast("Q")  # a store of eight bytes is whole or not there
         self._table[0] = process
-        self._free = list(range(len(self._table) - 1, _HEAD_WORDS - 1, -1))
+        self._free: list[int] = []  # of those that were taken once
+        self._untouched = _HEAD_WORDS  # the first of those that never were
+        self._joined: dict[int, list[int]] = {}  # by the first slot of a call, its further ones
 
     def take(self, line: int, attempt: int, *, is_gated: bool = False) -> int:
         """Write a request into a free slot and return its number.
 
         The lane's limit keeps the number taken below the size of the table.
         """
-        slot = self._free.pop()
+        slot = self._free.pop() if self._free else self._next_untouched()
         self._table[slot] = line | attempt << 32 | (_GATED if is_gated else 0)
         return slot
 
+    def join(self, first: int, line: int, attempt: int) -> None:
+        """Write a further request of the call that holds the slot `first`."""
+        self._joined.setdefault(first, []).append(self.take(line, attempt))
+
     def give_back(self, slot: int) -> int:
-        """Free a slot; returns the line that held it."""
+        """Free the slot of a call and those that joined it; returns the line that held it."""
+        if self._joined:
+            for further in self._joined.pop(slot, ()):
+                self._table[further] = 0
+                self._free.append(further)
         line = self._table[slot] & _LINE_MASK
         self._table[slot] = 0
         self._free.append(slot)
         return line
+
+    def _next_untouched(self) -> int:
+        slot = self._untouched
+        if slot >= len(self._table):
+            raise IndexError("no slot is free")
+        self._untouched += 1
+        return slot
 
     def leave(self) -> None:
         """From here on no end of the process is held against what is in flight."""

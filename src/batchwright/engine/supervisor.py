@@ -27,6 +27,7 @@ from batchwright.domain.priority import Priority
 from batchwright.domain.result import Code
 from batchwright.domain.segment import Segment, SegmentKeys
 from batchwright.engine.dispatch import BatchRun
+from batchwright.engine.packed_run import LIMITS, PackedRun, are_packed
 from batchwright.engine.recovery import (
     Recovered,
     create_segment,
@@ -306,13 +307,16 @@ class Supervisor:
             )
             self.batch = recovered.batch
         self._recovered, self._tally = recovered, recovered.tally
+        slots, run_of = sum(lane.slots for lane in self._router.lanes), BatchRun
+        if are_packed(self.batch, self._settings):
+            slots, run_of = slots * LIMITS.inputs_max, PackedRun
         self._slots = await create_segment(
             self.batch,
             self._blobs,
-            slots=sum(lane.slots for lane in self._router.lanes),
+            slots=slots,
             process=self._gate.process,
         )
-        self.current = BatchRun(
+        self.current = run_of(
             batch=self.batch,
             recovered=recovered,
             slots=self._slots,

@@ -729,3 +729,43 @@ def test_a_run_over_csv_imports_no_server_and_no_table_library(folder: Path) -> 
     )
 
     assert shown.stdout.strip() == "[]"
+
+
+def test_embeddings_share_calls_and_an_input_that_is_refused_fails_alone(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    texts = [f"text {number}" for number in range(200)]
+    texts[77] = "word " * 9_000  # more than an input may have
+    source = write_requests(folder / "in.jsonl", [embedding(text) for text in texts])
+    settings = folder / "batchwright.toml"
+    calls = calls_of(sandbox)
+    packed = batchwright("run", source, "-o", "packed.jsonl")
+    packed_calls = calls_of(sandbox) - calls
+    settings.write_text(
+        settings.read_text().replace("[limits]\n", "[limits]\npack_embeddings = false\n")
+    )
+
+    unpacked = batchwright("run", source, "-o", "unpacked.jsonl")
+
+    assert packed.code == unpacked.code
+    assert packed_calls < 60
+    assert calls_of(sandbox) - calls - packed_calls == 200
+    both = [embedded(folder / name) for name in ("packed.jsonl", "unpacked.jsonl")]
+    assert both[0] == both[1]
+    assert sorted(both[0]) == sorted(text[:60] for text in texts if text != texts[77])
+
+
+def embedding(text: str) -> dict[str, Any]:
+    """A request for the embedding of a text, named by its beginning."""
+    body = {"model": "m", "input": text, "dimensions": 4}
+    return {"custom_id": text[:60], "method": "POST", "url": "/v1/embeddings", "body": body}
+
+
+def embedded(path: Path) -> dict[str, Any]:
+    """What an output file has for each request that succeeded."""
+    return {
+        line["custom_id"]: line["response"]["body"]["data"]
+        for line in read_lines(path)
+        if line["response"]["status_code"] == 200
+    }

@@ -44,6 +44,20 @@ def test_a_line_in_two_slots_counts_once_with_its_last_attempt() -> None:
     assert read_slots(bytes(memory)).in_flight == (InFlight(9, 3),)
 
 
+def test_the_slots_of_one_call_are_freed_together_and_used_again() -> None:
+    memory = bytearray(table_bytes(4))
+    table = SlotTable(memoryview(memory), process=3)
+    first = table.take(5, 1)
+    for line in (6, 7, 8):
+        table.join(first, line, 2)
+    assert [entry.line for entry in read_slots(bytes(memory)).in_flight] == [5, 6, 7, 8]
+    assert table.give_back(first) == 5
+    assert read_slots(bytes(memory)).in_flight == ()
+    slots = [table.take(line, 1) for line in (1, 2, 3, 4)]
+    assert len(set(slots)) == 4
+    assert table.give_back(first) in (1, 2, 3, 4)
+
+
 def test_a_torn_last_entry_is_passed_over() -> None:
     memory = bytearray(table_bytes(2))
     table = SlotTable(memoryview(memory), process=3)
