@@ -470,7 +470,7 @@ class Engine:
 
     def _reserve_bytes(self) -> int:
         """Room for every answer that is under way: an answer that is paid for can be stored."""
-        answers = [lane.slots * lane.largest_answer_bytes for lane in self.router.lanes]
+        answers = [lane.room_bytes for lane in self.router.lanes]
         return max(self.settings.reserve_bytes, *answers, 0)
 
 

@@ -120,6 +120,11 @@ class Lane:
         """Seconds until the next probe of a tripped lane; 0 if one may go or is out."""
         return max(self._probe_at - self._runtime.monotonic(), 0.0)
 
+    @property
+    def room_bytes(self) -> int:
+        """What the answers under way, and those that may be soon, can take on the disk."""
+        return (self.allowed_in_flight + SPARE_SLOTS) * self.largest_answer_bytes
+
     # Flows and live calls
 
     def attach(self, flow: Flow[Job]) -> None:

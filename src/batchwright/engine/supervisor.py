@@ -260,8 +260,7 @@ class Supervisor:
         self.problem = None
 
     def _room_bytes(self) -> int:
-        lanes = self._router.lanes
-        return max(ROOM_BYTES, sum(lane.slots * lane.largest_answer_bytes for lane in lanes))
+        return max(ROOM_BYTES, sum(lane.room_bytes for lane in self._router.lanes))
 
     async def _rest(self, delay_s: float) -> None:
         """For so long, or until a stop."""
