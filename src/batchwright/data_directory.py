@@ -32,6 +32,15 @@ _OPEN_LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+def rehearsal_of(folder: Path) -> Path:
+    """Where a server rehearses that else keeps its data in `folder`.
+
+    A folder of its own, so that no rehearsal ends a real batch with answers that are made up, and
+    no batch of a rehearsal goes on at a provider that is paid.
+    """
+    return folder.with_name(f"{folder.name}-rehearsal")
+
+
 def prepare(folder: Path) -> Path:
     """Make the folder if there is none, and check who can change it; returns its absolute path.
 

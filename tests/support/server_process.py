@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from batchwright.data_directory import rehearsal_of
+
 
 class ServerProcess:
     """`batchwright serve` on a free port over one data directory.
@@ -27,7 +29,9 @@ class ServerProcess:
 
     @property
     def key(self) -> str:
-        return (self.data_dir / "admin.key").read_text().strip()
+        is_rehearsing = "--rehearse" in self._arguments
+        folder = rehearsal_of(self.data_dir) if is_rehearsing else self.data_dir
+        return (folder / "admin.key").read_text().strip()
 
     @property
     def pid(self) -> int:

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from batchwright.cli.exits import Exit
 from batchwright.cli.options import ConfigFile, Json
 from batchwright.cli.terminal import note, say, say_json
 from batchwright.config import LOOPBACK, Config, load_config
+from batchwright.data_directory import rehearsal_of
 from batchwright.domain.errors import BatchwrightError, ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ def serve(
     """
     flags = {"server.host": host, "server.port": port, "data_dir": data_dir}
     settings = load_config(config, flags=flags, with_providers=not rehearse)
+    if rehearse:
+        settings = replace(settings, data_dir=rehearsal_of(settings.data_dir))
     _check_exposure(settings)
     _check_providers(settings)
     with _listen(settings) as listening:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from batchwright.data_directory import owned_since_ns
+from batchwright.data_directory import owned_since_ns, rehearsal_of
 from batchwright.domain.errors import ConfigError
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
@@ -43,7 +43,8 @@ def resolve_endpoint(
 
     What is passed wins, then `BATCHWRIGHT_BASE_URL` and `BATCHWRIGHT_API_KEY`, then what
     `batchwright serve` keeps in `data_dir` while it runs: its address and the admin key.
-    That folder is `BATCHWRIGHT_DATA_DIR`, else `batchwright-data` here, where it is not passed.
+    That folder is `BATCHWRIGHT_DATA_DIR`, else `batchwright-data` here, where it is not passed;
+    where no server runs over it but one rehearses, that one's.
     Without an address there it is `default_url`, else `http://127.0.0.1:8000/v1`.
     The key of the data directory is sent to this machine only, and only while a server runs over
     that folder: anybody may listen where one listened before. To an address that is only a default
@@ -53,6 +54,8 @@ def resolve_endpoint(
     env = os.environ if environ is None else environ
     folder = Path(data_dir or env.get("BATCHWRIGHT_DATA_DIR") or DEFAULT_DATA_DIR).expanduser()
     since_ns = owned_since_ns(folder)
+    if since_ns is None and (rehearsing := owned_since_ns(rehearsal_of(folder))) is not None:
+        folder, since_ns = rehearsal_of(folder), rehearsing
     known = base_url or env.get("BATCHWRIGHT_BASE_URL") or _announced(folder, since_ns)
     url = (known or default_url or DEFAULT_BASE_URL).strip().rstrip("/")
     _check_url(url)

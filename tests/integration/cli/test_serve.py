@@ -86,7 +86,7 @@ def test_a_rehearsal_needs_no_provider_key_and_shows_a_person_what_to_write(
         while not (shown and shown[-1].startswith("ready ")):
             shown.append(process.stdout.readline().rstrip("\n"))
         base_url = shown[-1].removeprefix("ready ")
-        key = (tmp_path / "d" / "admin.key").read_text().strip()
+        key = (tmp_path / "d-rehearsal" / "admin.key").read_text().strip()
         asked = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "hi"}]}
         answer = call(f"{base_url}/chat/completions", key, asked)
         process.terminate()
@@ -94,7 +94,7 @@ def test_a_rehearsal_needs_no_provider_key_and_shows_a_person_what_to_write(
 
     assert answer["object"] == "chat.completion"
     text = "\n".join(shown)
-    assert f"data directory  {tmp_path / 'd'}" in text
+    assert f"data directory  {tmp_path / 'd-rehearsal'}" in text
     assert f'client = OpenAI(base_url="{base_url}", api_key="{key}")' in text
 
 

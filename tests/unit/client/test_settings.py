@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchwright.client.settings import DEFAULT_BASE_URL, Endpoint, resolve_endpoint
-from batchwright.data_directory import LOCK_NAME, locked
+from batchwright.data_directory import LOCK_NAME, locked, rehearsal_of
 from batchwright.domain.errors import ConfigError
 
 ENVIRON = {"BATCHWRIGHT_BASE_URL": "http://env.example/v1", "BATCHWRIGHT_API_KEY": "env-key"}
@@ -73,6 +73,22 @@ def test_the_data_directory_has_the_address_of_the_server_that_runs_over_it(
     assert resolve_endpoint(base_url="http://b/v1", data_dir=data_dir).base_url == "http://b/v1"
     (data_dir / "base_url").unlink()
     assert resolve_endpoint(data_dir=data_dir, **usual).base_url == "http://127.0.0.1:1/v1"
+
+
+def test_a_server_that_rehearses_is_found_where_no_other_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    rehearsing = rehearsal_of(folder)
+    rehearsing.mkdir()
+    with locked(rehearsing):
+        (rehearsing / "admin.key").write_text("rehearsal-key\n")
+        (rehearsing / "base_url").write_text("http://127.0.0.1:4711/v1\n")
+
+        found = resolve_endpoint(data_dir=folder, environ={})
+
+        assert found == Endpoint("http://127.0.0.1:4711/v1", "rehearsal-key")
+        folder.mkdir()
+        with locked(folder):
+            assert resolve_endpoint(data_dir=folder, environ={}) == Endpoint(DEFAULT_BASE_URL, None)
 
 
 def test_the_environment_names_the_data_directory(data_dir: Path) -> None:
