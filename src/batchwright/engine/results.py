@@ -12,7 +12,7 @@ from batchwright.blobs.base import Blobs
 from batchwright.domain.errors import UsageError
 from batchwright.domain.segment import Segment, SegmentKeys
 from batchwright.engine.account import ERROR, OUTPUT, RECORD_BYTES, Record
-from batchwright.engine.recovery import read_line, read_records
+from batchwright.engine.recovery import read_line, read_record_lists, read_records
 
 RESULTS_PER_PAGE_MAX = 1000
 PAGE_BYTES_MAX = 8 * 2**20
@@ -105,12 +105,19 @@ class ResultIndex:
             keys = SegmentKeys.of(segment.batch_id, segment.epoch)
             first = len(index._keys)
             index._keys += [keys.output, keys.error]
-            async for record in read_records(segment, blobs):
-                if record.flags & (OUTPUT | ERROR):
-                    index._offsets[record.line] = record.offset
-                    index._lengths[record.line] = record.length
-                    index._places[record.line] = first + (0 if record.flags & OUTPUT else 1)
+            async for records in read_record_lists(segment, blobs):
+                index._note(records, first)
         return index
+
+    def _note(self, records: list[Record], first: int) -> None:
+        """Note where results lie; `first` is the place of the output of their segment."""
+        offsets, lengths, places = self._offsets, self._lengths, self._places
+        for record in records:
+            flags, line = record.flags, record.line
+            if flags & (OUTPUT | ERROR):
+                offsets[line] = record.offset
+                lengths[line] = record.length
+                places[line] = first if flags & OUTPUT else first + 1
 
     def places(self, lines: int) -> Iterator[tuple[int, str, int, int]]:
         """(line, blob key, offset, length) of each result of the first `lines` lines."""

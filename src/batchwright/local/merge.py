@@ -53,6 +53,7 @@ async def windows(index: ResultIndex, lines: int, blobs: Blobs) -> AsyncGenerato
 
 async def _read(window: list[_Place], blobs: Blobs) -> list[Settled]:
     found: list[Settled] = []
+    make = tuple.__new__  # a third of the time of a call of the class
     for run in _runs(sorted(window)):
         key, start, *_ = run[0]
         end = run[-1][1] + run[-1][2]
@@ -60,7 +61,7 @@ async def _read(window: list[_Place], blobs: Blobs) -> list[Settled]:
         is_error = is_error_key(key)
         for _, offset, length, number in run:
             line = data[offset - start : offset - start + length]
-            found.append(Settled(number, line.rstrip(b"\n"), is_error))
+            found.append(make(Settled, (number, line.rstrip(b"\n"), is_error)))
     found.sort()
     return found
 

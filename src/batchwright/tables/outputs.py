@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -51,8 +51,7 @@ class OutputPlan:
         return (self.answer, self.tokens, self.error)
 
 
-@dataclass(frozen=True, slots=True)
-class ResultLine:
+class ResultLine(NamedTuple):
     """A line of a batch result, in its wire form without a line end."""
 
     line: bytes
@@ -146,10 +145,12 @@ def write_result_lines(path: Path, results: Iterable[ResultLine]) -> LinesWritte
         output.open("wb") as good,
         errors.open("wb") as bad,
     ):
-        for result in results:
-            (bad if result.is_error else good).write(result.line + b"\n")
-            failed += result.is_error
-            completed += not result.is_error
+        for line, is_error in results:
+            file = bad if is_error else good
+            file.write(line)
+            file.write(b"\n")
+            failed += is_error
+            completed += not is_error
     if not failed:
         error_path.unlink()
     return LinesWritten(completed, failed, error_path if failed else None)
