@@ -87,6 +87,17 @@ def note_answer(state: Concurrency, sent_at: float, now: float) -> None:
         _end_round(state)
 
 
+def note_lost(state: Concurrency, sent_at: float) -> None:
+    """A call ended in a way that tells nothing of the capacity: the round goes on without it."""
+    if sent_at < state.round_at or not state.cohort:
+        return
+    if state.cohort_ends_at and sent_at > state.cohort_ends_at:
+        return
+    state.cohort -= 1
+    if state.cohort_ends_at and state.answered >= 0.75 * state.cohort:
+        (_end_round if state.answered else _new_round)(state)
+
+
 def note_signal(state: Concurrency, sent_at: float, now: float) -> None:
     """The upstream is overloaded (503, 529, a timeout, no connection)."""
     if sent_at <= state.cut_at:

@@ -136,11 +136,16 @@ class Lane:
         """Forget a flow and what waits in it. Safe twice."""
         self._queue.detach(flow)
         self._flows.pop(flow, None)
+        if self._timer is not None:  # the wait may have been for its job alone
+            self._timer.cancel()
+            self._timer = None
+            self.wake()
 
     def put(self, flow: Flow[Job], job: Job) -> None:
         """Queue a job behind those of its batch."""
+        was_empty = not self._queue
         self._queue.put(flow, job)
-        if self._timer is None and self.in_flight < self.allowed_in_flight:
+        if (was_empty or self._timer is None) and self.in_flight < self.allowed_in_flight:
             self.wake()
 
     def put_front(self, flow: Flow[Job], job: Job) -> None:
@@ -199,9 +204,13 @@ class Lane:
         """The call failed. `said` tells an operator how, short and without data."""
         rule, told_s = decision.rule, decision.stops_lane_s or None
         if rule.stops_credential:
+            if job.reserved is not None:
+                limits_of.on_lost(self._limiter, job.reserved)
             self._trip(f"{self.name}: {rule.cause.replace('_', ' ')} ({said})", "credential")
         elif not rule.slows_lane:
             self.note_answer(job, seen, None)
+            if told_s is not None:
+                limits_of.pause(self._limiter, told_s, self._runtime.monotonic())
         elif job.reserved is not None:
             limiter, now = self._limiter, self._runtime.monotonic()
             if seen:

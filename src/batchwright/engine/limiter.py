@@ -42,8 +42,10 @@ __all__ = [
     "delay_s",
     "observe",
     "on_answer",
+    "on_lost",
     "on_overload",
     "on_rate_limited",
+    "pause",
     "reserve",
     "settle",
     "start",
@@ -231,6 +233,7 @@ def on_rate_limited(
     for meter in limiter.meters:
         meters.refuse(meter)
         meters.settle(meter, -amount_of(meter.kind, reserved.cost), now)
+    inflight.note_lost(limiter.concurrency, reserved.at)
     if told_s is None or not told_s > 0:
         is_paced = any(not meter.is_allowance for meter in limiter.meters)
         learning.note_refused(limiter.learned, reserved.at, now, is_explained=is_paced)
@@ -238,6 +241,16 @@ def on_rate_limited(
     limiter.paused_until = max(limiter.paused_until, now + min(told_s, WAIT_S_MAX))
     if told_s < SHORT_WAIT_S:
         learning.note_refused(limiter.learned, reserved.at, now, is_explained=True)
+
+
+def on_lost(limiter: Limiter, reserved: Reservation) -> None:
+    """A call ended without telling anything: a refused key, or given up."""
+    inflight.note_lost(limiter.concurrency, reserved.at)
+
+
+def pause(limiter: Limiter, told_s: float, now: float) -> None:
+    """The provider asked to wait, with an answer that tells nothing else."""
+    limiter.paused_until = max(limiter.paused_until, now + min(told_s, WAIT_S_MAX))
 
 
 def on_overload(

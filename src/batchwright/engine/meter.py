@@ -148,7 +148,9 @@ def see(
     meter.remaining = seen.remaining
     if meter.is_allowance:
         meter.left = max(seen.remaining - unseen * meter.weight, 0.0)
-        meter.left_until = now + min(seen.reset_s or WAIT_S_MAX, WAIT_S_MAX)
+        meter.left_until = now + min(
+            WAIT_S_MAX if seen.reset_s is None else seen.reset_s, WAIT_S_MAX
+        )
         return
     meter.remaining_max = max(meter.remaining_max, seen.remaining)
     if meter.remaining_max < STOCK_S * meter.rate_per_s:

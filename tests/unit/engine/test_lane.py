@@ -455,3 +455,57 @@ def test_a_wait_of_a_fraction_of_a_millisecond_is_waited_for_on_the_real_loop() 
         assert bugs == []
 
     uvloop.run(history())
+
+
+def test_a_batch_that_goes_takes_its_wait_along() -> None:
+    async def history() -> None:
+        runtime = VirtualRuntime(Random(1))
+        limits = LaneLimits(5, Declared(tokens_per_day=1_000.0))
+        work = Work(Lane("upstream", limits=limits, runtime=runtime), runtime)
+        flow_of(work.lane, work.job("used", tokens=900))
+        await asyncio.sleep(2)
+        large = flow_of(work.lane, work.job("large", tokens=900))
+        small = flow_of(work.lane)
+        await asyncio.sleep(1)
+        work.lane.put(small, work.job("small", tokens=10))
+        work.lane.detach(large)
+        await asyncio.sleep(2)
+        assert work.names() == ["used", "small"]
+
+    simulate(history())
+
+
+def test_a_wait_that_comes_with_an_error_of_the_server_is_obeyed() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=1)
+        lane = work.lane
+        told = work.job("told", then=lambda job: failed(lane, job, 500, retry_after="30"))
+        flow_of(lane, told, work.job("after"))
+        await asyncio.sleep(29)
+        assert work.names() == ["told"]
+        await asyncio.sleep(3)
+        assert work.names() == ["told", "after"]
+
+    simulate(history())
+
+
+def test_refusals_in_a_round_do_not_freeze_the_concurrency() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=400)
+        lane = work.lane
+        count = 0
+
+        def done(job: LiveJob) -> None:
+            nonlocal count
+            count += 1
+            if count <= 20:
+                failed(lane, job, 429, retry_after="10")
+            else:
+                answered(lane, job)
+            lane.release_slot()
+
+        flow_of(lane, *(work.job(str(i), latency_s=2.0, then=done) for i in range(20_000)))
+        await asyncio.sleep(200)
+        assert lane.allowed_in_flight == 400
+
+    simulate(history())
