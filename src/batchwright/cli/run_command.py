@@ -15,11 +15,11 @@ from batchwright.cli.inspection import say_inspection
 from batchwright.cli.run_display import Display, open_display
 from batchwright.cli.terminal import note, say, say_json, shown_cost, shown_span
 from batchwright.config import Config
+from batchwright.engine.results import Settled
 from batchwright.local.errors import Stopped
 from batchwright.local.inspection import inspect, line_chunks
 from batchwright.local.job import Job, RunOptions, default_output_of, plan_file
 from batchwright.local.logs import quiet_logs
-from batchwright.local.merge import Settled
 from batchwright.local.runner import Controls, config_for_run, run_job, settle_state
 from batchwright.local.state import Manifest, RunState, open_state, state_folder_of
 from batchwright.local.summary import Causes, Summary

@@ -7,12 +7,14 @@ The account file is recovery, index by line, counters and ledger in one. Three k
 - a *mark* (`MARK`): the lengths up to which the three files were synced when it was written. Damage
   before a mark is damage; after the last one it is an unsynced tail.
 
-Each record ends in the CRC-32 of its own bytes.
+Each record ends in the CRC-32 of its own bytes. So a CRC-32 over many of them tells whether all are
+whole: over a whole record, whatever it says, the register changes in one and the same way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from struct import Struct
 from typing import NamedTuple
 from zlib import crc32
@@ -27,6 +29,9 @@ UNPRICED = 32  # a result of a model whose price is not known: its cost is not 0
 _FIELDS = Struct("<IIHHHHIIIIqqdQII")
 _CHECK = Struct("<I")
 _RECORD = Struct(_FIELDS.format + "I")
+_UNCHECKED = Struct(_FIELDS.format + "4x")
+_PLACE = Struct("<I6xH44xQI8x")
+_EPOCH_AT = 14  # its two bytes
 ATTEMPTS_MAX = 0xFFFF  # what a record can tell; waits that a provider asks for have no bound
 RECORD_BYTES = _RECORD.size
 
@@ -78,16 +83,54 @@ def marked_lengths(record: Record) -> tuple[int, int, int]:
     return record.cost_nano, record.charge_nano, record.offset
 
 
+def are_whole(data: bytes, epoch: int) -> bool:
+    """Whether `data` is nothing but records of `epoch` that check.
+
+    A CRC-32 is linear: with its check behind it, every whole record changes the register alike, and
+    a damaged one otherwise. One that is damaged is found as surely as by its own check; that
+    several hide one another is as likely as that one passes its own, 2⁻³².
+    """
+    count, rest = divmod(len(data), RECORD_BYTES)
+    low, high = epoch & 0xFF, epoch >> 8 & 0xFF
+    return (
+        rest == 0
+        and crc32(data) == _crc_of_whole(count)
+        and data[_EPOCH_AT::RECORD_BYTES] == bytes((low,)) * count
+        and data[_EPOCH_AT + 1 :: RECORD_BYTES] == bytes((high,)) * count
+    )
+
+
+@lru_cache(maxsize=64)
+def _crc_of_whole(count: int) -> int:
+    return crc32(pack((0,) * 16) * count)
+
+
 def unpack_all(data: bytes, epoch: int) -> Iterator[Record | None]:
     """The records in `data`; None for one that does not check, and for a torn last one."""
+    return unpack_whole(data) if are_whole(data, epoch) else _unpack_each(data, epoch)
+
+
+def unpack_whole(data: bytes) -> Iterator[Record]:
+    """The records in `data`, of which all are whole."""
+    return map(_make, _UNCHECKED.iter_unpack(data))
+
+
+_make = partial(tuple.__new__, Record)  # what `Record._make` does, without its check
+
+
+def _unpack_each(data: bytes, epoch: int) -> Iterator[Record | None]:
     wanted = epoch & 0xFFFF
     view = memoryview(data)
     whole = len(data) - len(data) % RECORD_BYTES
     start = 0
-    make = tuple.__new__  # what `Record._make` does, without its check
     for words in _RECORD.iter_unpack(view[:whole]):
         is_whole = crc32(view[start : start + _FIELDS.size]) == words[16] and words[5] == wanted
-        yield make(Record, words[:16]) if is_whole else None
+        yield _make(words[:16]) if is_whole else None
         start += RECORD_BYTES
     if whole < len(data):
         yield None
+
+
+def places(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """(line, flags, offset, length) of each of them: a third of the time."""
+    return _PLACE.iter_unpack(data)

@@ -21,8 +21,10 @@ from batchwright.engine.account import (
     OUTPUT,
     RECORD_BYTES,
     Record,
+    are_whole,
     marked_lengths,
     unpack_all,
+    unpack_whole,
 )
 from batchwright.engine.slots import LeftTable, SlotTable, read_slots, table_bytes
 from batchwright.engine.suspects import Crowd, Suspicion, judge
@@ -127,8 +129,10 @@ async def _replay(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentLength
     keys = SegmentKeys.of(segment.batch_id, segment.epoch)
     await _require_bytes(blobs, keys.output, segment.lengths.output)
     await _require_bytes(blobs, keys.error, segment.lengths.error)
-    async for record in read_records(segment, blobs):
-        tally.apply(record)
+    async for data in read_whole_records(segment, blobs):
+        for record in unpack_whole(data):
+            if not record.flags & MARK:
+                tally.apply(record)
     return segment.lengths
 
 
@@ -148,21 +152,22 @@ async def _replay_open(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentL
     position = 0
     held: list[Record] = []
     is_cut = False
-    async for record in _records(blobs, keys.account, segment.epoch, 0, size):
-        if record is not None and record.flags & MARK:
-            marked = marked_lengths(record)
-            if is_cut and marked[2] > position:
-                raise Damaged(f"{keys.account}: a synced account record is damaged")
-        is_cut = is_cut or record is None
-        if is_cut or record is None:
-            continue
-        position += RECORD_BYTES
-        if record.flags & MARK:
-            for vouched in held:
-                tally.apply(vouched)
-            held.clear()
-        else:
-            held.append(record)
+    async for data in _blocks(blobs, keys.account, 0, size):
+        for record in unpack_all(data, segment.epoch):
+            if record is not None and record.flags & MARK:
+                marked = marked_lengths(record)
+                if is_cut and marked[2] > position:
+                    raise Damaged(f"{keys.account}: a synced account record is damaged")
+            is_cut = is_cut or record is None
+            if is_cut or record is None:
+                continue
+            position += RECORD_BYTES
+            if record.flags & MARK:
+                for vouched in held:
+                    tally.apply(vouched)
+                held.clear()
+            else:
+                held.append(record)
     return await _replay_tail(keys, blobs, tally, marked, held)
 
 
@@ -211,38 +216,29 @@ async def read_records(
 
     Raises `Damaged` for one that does not check.
     """
-    async for records in read_record_lists(segment, blobs, start):
-        for record in records:
+    async for data in read_whole_records(segment, blobs, start):
+        for record in unpack_whole(data):
             if with_marks or not record.flags & MARK:
                 yield record
 
 
-async def read_record_lists(
+async def read_whole_records(
     segment: Segment, blobs: Blobs, start: int = 0
-) -> AsyncIterator[list[Record]]:
-    """The same, marks included, as many at a time as are read: for whoever reads them all."""
+) -> AsyncIterator[bytes]:
+    """The same undecoded, marks included, as many at a time as are read."""
     assert segment.lengths is not None  # noqa: S101 - the caller froze it or took the synced ones
     key, end = SegmentKeys.of(segment.batch_id, segment.epoch).account, segment.lengths.account
-    while start < end:
-        length = min(_READ_BYTES, end - start)
-        data = b"".join([chunk async for chunk in blobs.read(key, start, length)])
-        found = list(unpack_all(data, segment.epoch))
-        records = [record for record in found if record is not None]
-        if len(records) < len(found):
+    async for data in _blocks(blobs, key, start, end):
+        if not are_whole(data, segment.epoch):
             raise Damaged(f"{key}: an account record before byte {end} is bad")
-        yield records
-        start += length
+        yield data
 
 
-async def _records(
-    blobs: Blobs, key: str, epoch: int, start: int, end: int
-) -> AsyncIterator[Record | None]:
-    while start < end:
-        length = min(_READ_BYTES, end - start)
-        data = b"".join([chunk async for chunk in blobs.read(key, start, length)])
-        for record in unpack_all(data, epoch):
-            yield record
-        start += length
+async def _blocks(blobs: Blobs, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+    """The bytes of an account file, many records at a time."""
+    for offset in range(start, end, _READ_BYTES):
+        length = min(_READ_BYTES, end - offset)
+        yield b"".join([chunk async for chunk in blobs.read(key, offset, length)])
 
 
 async def _line_checks(blobs: Blobs, key: str, record: Record) -> bool:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from array import array
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from operator import attrgetter
+from typing import NamedTuple
 
 from batchwright.blobs.base import Blobs
 from batchwright.domain.errors import UsageError
 from batchwright.domain.segment import Segment, SegmentKeys
-from batchwright.engine.account import ERROR, OUTPUT, RECORD_BYTES, Record
-from batchwright.engine.recovery import read_line, read_record_lists, read_records
+from batchwright.engine.account import ERROR, OUTPUT, RECORD_BYTES, Record, places
+from batchwright.engine.recovery import read_line, read_records, read_whole_records
 
 RESULTS_PER_PAGE_MAX = 1000
 PAGE_BYTES_MAX = 8 * 2**20
@@ -84,50 +86,72 @@ def _parse_cursor(cursor: str | None) -> tuple[int, int]:
     return int(ours[1]), int(ours[2])
 
 
-class ResultIndex:
-    """Where each result lies, by physical line: 14 bytes a request.
+class Settled(NamedTuple):
+    """The line that a request ended as."""
 
-    Built by `build`; `read` gives the result line of an input line.
+    number: int  # its physical line in the request file, from 1
+    line: bytes  # without its line end
+    is_error: bool
+
+
+Place = tuple[int, int, int]
+"""Address and length of a result line, and the number of its request: it sorts by where it lies."""
+
+
+class ResultFile(NamedTuple):
+    """A result file of a segment, as a range of addresses."""
+
+    start: int
+    end: int
+    key: str
+    is_error: bool
+
+
+class ResultIndex:
+    """Where each result lies, by physical line: 12 bytes a request.
+
+    The result files of all segments are thought of as one, end to end: an address is a place in
+    it. Built by `build`.
     """
 
     def __init__(self, lines: int) -> None:
         # Made by repetition: from bytes, each would be there twice for a moment.
-        self._offsets = array("Q", [0]) * (lines + 1)
+        self._addresses = array("Q", [0]) * (lines + 1)  # 0: no result
         self._lengths = array("I", [0]) * (lines + 1)
-        self._places = array("H", [0]) * (lines + 1)  # 0: no result
-        self._keys: list[str] = [""]
+        self._files: list[ResultFile] = []
+        self._end = 1  # of the last file
 
     @classmethod
     async def build(cls, segments: Sequence[Segment], blobs: Blobs, lines: int) -> ResultIndex:
         """`lines` is the number of physical lines of the input."""
         index = cls(lines)
         for segment in segments:
+            assert segment.lengths is not None  # noqa: S101 - as of `read_whole_records`
             keys = SegmentKeys.of(segment.batch_id, segment.epoch)
-            first = len(index._keys)
-            index._keys += [keys.output, keys.error]
-            async for records in read_record_lists(segment, blobs):
-                index._note(records, first)
+            output = index._add_file(keys.output, segment.lengths.output, is_error=False)
+            error = index._add_file(keys.error, segment.lengths.error, is_error=True)
+            async for data in read_whole_records(segment, blobs):
+                index._note(data, output, error)
         return index
 
-    def _note(self, records: list[Record], first: int) -> None:
-        """Note where results lie; `first` is the place of the output of their segment."""
-        offsets, lengths, places = self._offsets, self._lengths, self._places
-        for record in records:
-            flags, line = record.flags, record.line
+    def _add_file(self, key: str, size_bytes: int, *, is_error: bool) -> int:
+        start, self._end = self._end, self._end + size_bytes
+        self._files.append(ResultFile(start, self._end, key, is_error))
+        return start
+
+    def _note(self, data: bytes, output: int, error: int) -> None:
+        """Note where results lie, in files that begin at these addresses."""
+        addresses, lengths = self._addresses, self._lengths
+        for line, flags, offset, length in places(data):
             if flags & (OUTPUT | ERROR):
-                offsets[line] = record.offset
-                lengths[line] = record.length
-                places[line] = first if flags & OUTPUT else first + 1
+                addresses[line] = (output if flags & OUTPUT else error) + offset
+                lengths[line] = length
 
-    def places(self, lines: int) -> Iterator[tuple[int, str, int, int]]:
-        """(line, blob key, offset, length) of each result of the first `lines` lines."""
-        keys = self._keys
-        found = zip(self._places, self._offsets, self._lengths, strict=True)
-        for line, (place, offset, length) in enumerate(islice(found, lines + 1)):
-            if place:
-                yield line, keys[place], offset, length
+    def places(self, lines: int) -> Iterator[Place]:
+        """Of each result of the first `lines` lines, in the order of their lines."""
+        found = zip(self._addresses, self._lengths, range(lines + 1), strict=False)
+        return (place for place in found if place[0])
 
-    def place(self, line: int) -> tuple[str, int, int] | None:
-        """(blob key, offset, length) of a line's result; None if it has none."""
-        place = self._places[line]
-        return (self._keys[place], self._offsets[line], self._lengths[line]) if place else None
+    def file_at(self, address: int) -> ResultFile:
+        """The file that an address lies in."""
+        return self._files[bisect_right(self._files, address, key=attrgetter("start")) - 1]

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from batchwright.domain.errors import UsageError
-from batchwright.local.merge import Settled
+from batchwright.engine.results import Settled
 from batchwright.local.source import Source
 from batchwright.local.summary import Causes
 from batchwright.tables import (
     InputForm,
     OutputPlan,
     RequestPlan,
-    ResultLine,
     RowResult,
     RunIdentity,
     Table,
@@ -183,12 +182,12 @@ class LinesJob:
     def write(self, results: Iterable[Settled], causes: Causes) -> None:
         write_result_lines(self.output, self._lines(results, causes))
 
-    def _lines(self, results: Iterable[Settled], causes: Causes) -> Iterator[ResultLine]:
+    def _lines(self, results: Iterable[Settled], causes: Causes) -> Iterator[Settled]:
         for result in results:
             if result.is_error:
                 text = read_result(self.url, result.line).error or ""
                 causes.add(result.number, text, is_failure=True)
-            yield ResultLine(result.line, result.is_error)
+            yield result
 
     def frame(self, results: Iterable[Settled], causes: Causes) -> pl.DataFrame:
         found = list(results)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from batchwright.client.progress import Progress, open_progress
 from batchwright.client.sync import run_sync
 from batchwright.config import Config, load_config
+from batchwright.engine.results import Settled
 from batchwright.local.job import Job, RunOptions, plan_file, plan_rows
 from batchwright.local.logs import quiet_logs
-from batchwright.local.merge import Settled
 from batchwright.local.progress import Snapshot
 from batchwright.local.runner import Controls, config_for_run, run_job, settle_state
 from batchwright.local.state import RunState, open_state, state_folder_of

@@ -22,13 +22,13 @@ from batchwright.domain.batch_error import BatchError
 from batchwright.domain.errors import Damaged, StorageError, UsageError
 from batchwright.domain.key import DEFAULT_TENANT
 from batchwright.domain.usage import NO_USAGE, Usage
-from batchwright.engine.results import ResultIndex
+from batchwright.engine.results import ResultIndex, Settled
 from batchwright.engine.routing import ModelCheck
 from batchwright.engine.supervisor import Supervisor
 from batchwright.engine.validate import ValidationRules, Validator
 from batchwright.local.errors import InvalidInput, Stalled, Stopped
 from batchwright.local.job import Job
-from batchwright.local.merge import Settled, is_error_key, pulled, windows
+from batchwright.local.merge import pulled, windows
 from batchwright.local.progress import Gauge, Observer
 from batchwright.local.requests import Written, write_chosen, write_requests
 from batchwright.local.state import FileMark, Manifest, RunState, mark_of
@@ -332,9 +332,8 @@ class LocalRun:
         """Run the failed requests again, as a further batch."""
         index = await self._build_index()
         failed = bytearray(self._manifest.lines + 1)
-        for number in range(1, self._manifest.lines + 1):
-            place = index.place(number)
-            failed[number] = place is not None and is_error_key(place[0])
+        for address, _, number in index.places(self._manifest.lines):
+            failed[number] = index.file_at(address).is_error
         if not any(failed):
             return
         first = self._batches[0].input_file_id

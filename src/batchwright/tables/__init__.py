@@ -21,7 +21,6 @@ from batchwright.tables.inputs import InputForm, sniff
 from batchwright.tables.outputs import (
     LinesWritten,
     OutputPlan,
-    ResultLine,
     error_path_of,
     plan_output,
     plan_result_lines,
@@ -44,7 +43,6 @@ __all__ = [
     "OutputPlan",
     "Prompt",
     "RequestPlan",
-    "ResultLine",
     "RowResult",
     "RunIdentity",
     "Table",

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
 from batchwright.domain.errors import UsageError
+from batchwright.engine.results import Settled
 from batchwright.replacing import replacing
 from batchwright.tables.answers import RowResult
 from batchwright.tables.polars_extra import require_polars
@@ -30,6 +31,7 @@ _FORMATS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
+_LINES_PER_WRITE = 256
 _ROW_GROUP_BYTES = 32 * 2**20
 _ROW_GROUP_ROWS = 122_880
 
@@ -49,13 +51,6 @@ class OutputPlan:
     def columns(self) -> tuple[str, str, str]:
         """The names of our columns, in order."""
         return (self.answer, self.tokens, self.error)
-
-
-class ResultLine(NamedTuple):
-    """A line of a batch result, in its wire form without a line end."""
-
-    line: bytes
-    is_error: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +127,7 @@ def write_output(table: Table, plan: OutputPlan, results: Iterable[RowResult]) -
     return counted.count
 
 
-def write_result_lines(path: Path, results: Iterable[ResultLine]) -> LinesWritten:
+def write_result_lines(path: Path, results: Iterable[Settled]) -> LinesWritten:
     """Write results to `path` and failures to `error_path_of(path)`, in the given order.
 
     An error file of an earlier run is removed if nothing failed in this one.
@@ -145,15 +140,19 @@ def write_result_lines(path: Path, results: Iterable[ResultLine]) -> LinesWritte
         output.open("wb") as good,
         errors.open("wb") as bad,
     ):
-        for line, is_error in results:
-            file = bad if is_error else good
-            file.write(line)
-            file.write(b"\n")
-            failed += is_error
-            completed += not is_error
+        left = iter(results)
+        while block := list(islice(left, _LINES_PER_WRITE)):
+            completed += _write_lines(good, [each.line for each in block if not each.is_error])
+            failed += _write_lines(bad, [each.line for each in block if each.is_error])
     if not failed:
         error_path.unlink()
     return LinesWritten(completed, failed, error_path if failed else None)
+
+
+def _write_lines(file: BinaryIO, lines: list[bytes]) -> int:
+    """Write lines with their ends; returns how many."""
+    file.write(b"\n".join([*lines, b""]))
+    return len(lines)
 
 
 def error_path_of(path: Path) -> Path:

@@ -12,10 +12,13 @@ from batchwright.engine.account import (
     OUTPUT,
     RECORD_BYTES,
     Record,
+    are_whole,
     mark,
     marked_lengths,
     pack,
+    places,
     unpack_all,
+    unpack_whole,
 )
 
 U16 = st.integers(0, 2**16 - 1)
@@ -54,6 +57,45 @@ def test_every_changed_byte_is_found(record: Record, offset: int, change: int) -
     data = bytearray(pack(record))
     data[offset] ^= change
     assert list(unpack_all(bytes(data), record.epoch)) == [None]
+
+
+@given(st.lists(RECORDS, max_size=5), U16)
+def test_many_records_are_whole_at_once_if_each_is(records: list[Record], epoch: int) -> None:
+    records = [record._replace(epoch=epoch) for record in records]
+    data = b"".join(map(pack, records))
+
+    assert are_whole(data, epoch)
+    assert list(unpack_whole(data)) == records
+    assert list(places(data)) == [
+        (record.line, record.flags, record.offset, record.length) for record in records
+    ]
+
+
+@given(st.lists(RECORDS, min_size=1, max_size=5), st.data())
+def test_one_damaged_record_among_many_is_found_and_the_others_are_read(
+    records: list[Record], data: st.DataObject
+) -> None:
+    packed = bytearray().join(pack(record._replace(epoch=7)) for record in records)
+    damaged = data.draw(st.integers(0, len(records) - 1))
+    for offset in data.draw(st.sets(st.integers(0, RECORD_BYTES - 1), min_size=1, max_size=4)):
+        packed[damaged * RECORD_BYTES + offset] ^= data.draw(st.integers(1, 255))
+
+    found = list(unpack_all(bytes(packed), 7))
+
+    assert not are_whole(bytes(packed), 7)
+    wanted: list[Record | None] = [record._replace(epoch=7) for record in records]
+    wanted[damaged] = None
+    assert found == wanted
+
+
+@given(st.lists(RECORDS, min_size=1, max_size=5), st.integers(1, 2**16 - 1))
+def test_a_record_of_another_epoch_among_many_is_found(records: list[Record], others: int) -> None:
+    epochs = [7] * (len(records) - 1) + [7 ^ others]
+    mixed = zip(records, epochs, strict=True)
+    data = b"".join(pack(record._replace(epoch=epoch)) for record, epoch in mixed)
+
+    assert not are_whole(data, 7)
+    assert [record is None for record in unpack_all(data, 7)] == [each != 7 for each in epochs]
 
 
 @given(RECORDS, RECORDS, st.integers(0, 2 * RECORD_BYTES))

@@ -4,9 +4,9 @@ import asyncio
 
 from batchwright.blobs.memory import MemoryBlobs
 from batchwright.engine.journal import NO_SUMS, Journal
-from batchwright.engine.results import ResultIndex
+from batchwright.engine.results import ResultIndex, Settled
 from batchwright.engine.tally import Tally
-from batchwright.local.merge import Settled, pulled, windows
+from batchwright.local.merge import pulled, windows
 from batchwright.store.base import Segment
 
 LINES = 12
@@ -72,6 +72,21 @@ async def test_far_apart_and_large_results_are_read_window_by_window() -> None:
 
     assert numbers == list(range(1, LINES + 1))
     assert max(sizes) < 12_000_000
+
+
+async def test_answers_and_failures_of_many_segments_lie_beside_one_another() -> None:
+    blobs = MemoryBlobs(pause=no_pause)
+    kinds = {line: (b"%d" % line, line % 3 != 0) for line in range(1, LINES + 1)}
+    parts = [
+        await segment_of(blobs, f"batch_{name}", {line: kinds[line] for line in lines})
+        for name, lines in (("a", (4, 3, 2)), ("b", (9,)), ("c", ()), ("d", (1, 5, 12, 6, 7)))
+    ]
+
+    index = await ResultIndex.build(parts, blobs, LINES)
+    (window,) = [w async for w in windows(index, LINES, blobs)]
+
+    wanted = (1, 2, 3, 4, 5, 6, 7, 9, 12)
+    assert window == [Settled(line, kinds[line][0], not kinds[line][1]) for line in wanted]
 
 
 async def test_a_thread_pulls_what_the_loop_reads() -> None:

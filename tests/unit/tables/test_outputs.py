@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from batchwright.domain.errors import StorageError, UsageError
+from batchwright.engine.results import Settled
 from batchwright.tables import (
     LinesWritten,
-    ResultLine,
     RowResult,
     open_table,
     plan_output,
@@ -262,7 +262,7 @@ def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_result_lines_are_parted_into_answers_and_failures(tmp_path: Path) -> None:
     path = plan_result_lines(tmp_path / "out.jsonl")
-    lines = [ResultLine(b"1", False), ResultLine(b"2", True), ResultLine(b"3", False)]
+    lines = [Settled(1, b"1", False), Settled(2, b"2", True), Settled(3, b"3", False)]
 
     written = write_result_lines(path, lines)
 
@@ -273,9 +273,9 @@ def test_result_lines_are_parted_into_answers_and_failures(tmp_path: Path) -> No
 
 def test_an_error_file_goes_when_nothing_fails_any_more(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    write_result_lines(path, [ResultLine(b"1", True)])
+    write_result_lines(path, [Settled(1, b"1", True)])
 
-    written = write_result_lines(path, [ResultLine(b"1", False)])
+    written = write_result_lines(path, [Settled(1, b"1", False)])
 
     assert written == LinesWritten(1, 0, None)
     assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
