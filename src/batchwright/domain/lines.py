@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 LINE_BYTES_MAX = 16 * 2**20
 _SHORT_BYTES = 512  # a line, on average
+_SAMPLE_BYTES = 16 * 2**10
 _BOM = b"\xef\xbb\xbf"
 # What a line may have beside its content: the mark before it and the CR behind it.
 _FRAME_BYTES = len(_BOM) + 1
@@ -48,6 +49,11 @@ class LineSplitter:
         self._pending_bytes = 0
 
     @property
+    def next_number(self) -> int:
+        """The number of the line that the next byte stands in."""
+        return self._next_number
+
+    @property
     def count(self) -> int:
         """The number of the last line begun; 0 before the first byte."""
         return self._next_number - (0 if self._pending_bytes else 1)
@@ -69,12 +75,13 @@ class LineSplitter:
         """The lines from `start` to the line feed at `stop`."""
         offset, number = self._offset, self._next_number
         has_frames = b"\r" in chunk or len(chunk) > self.line_bytes_max
+        make = tuple.__new__  # a third of the time of a call of the class
         for content in _cut(chunk, start, stop):
             if content and not content.isspace():
                 if has_frames:
                     yield self._line(number, offset, offset, content)
                 else:
-                    yield Line(number, offset, content)
+                    yield make(Line, (number, offset, content))
             offset += len(content) + 1
             number += 1
         self._offset, self._next_number = offset, number
@@ -121,7 +128,8 @@ def _cut(chunk: bytes, start: int, stop: int) -> Iterable[bytes]:
     Short ones at once. Long ones one at a time, each in the memory of the one before: several
     times as fast as a list of them in fresh memory.
     """
-    if chunk.count(b"\n", start, stop) * _SHORT_BYTES > stop - start:
+    sampled = min(stop, start + _SAMPLE_BYTES)  # a count of all takes as long as the cutting
+    if chunk.count(b"\n", start, sampled) * _SHORT_BYTES > sampled - start:
         return chunk[start:stop].split(b"\n")
     return _cut_one_by_one(chunk, start, stop)
 

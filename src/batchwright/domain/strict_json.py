@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import accumulate
 from typing import Final
 
@@ -34,6 +34,7 @@ _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_raw = msgspec.json.Decoder(Raw).decode
 _decode = msgspec.json.Decoder().decode
 _decode_text = msgspec.json.Decoder(str).decode
+_encode = msgspec.json.Encoder().encode
 
 
 class BadJson(ValueError):
@@ -84,6 +85,30 @@ def check_walked(text: bytes) -> None:
     """
     check_utf8(text)
     _check_skeleton(text)
+
+
+def doubtful_lines(chunk: bytes) -> Container[int]:
+    """Which lines of a chunk `check_walked` has to look at: the others pass it.
+
+    They are counted from 0, which is that of the first byte and always among them: it may have
+    begun in an earlier chunk. What follows the last line feed does not count. A look at many lines
+    takes little longer than one at a single line.
+    """
+    if not chunk.isascii():
+        try:
+            chunk[chunk.find(b"\n") + 1 : chunk.rfind(b"\n") + 1].decode()
+        except UnicodeDecodeError:
+            return range(chunk.count(b"\n"))
+    skeletons = chunk.translate(_SKELETON, _NOT_IN_SKELETONS)
+    opened = skeletons.translate(None, b"0e]").split(b"\n")
+    doubtful = frozenset((0,))
+    if max(map(len, opened)) > DEPTH_MAX:
+        lines = enumerate(skeletons.split(b"\n"))
+        doubtful |= {number for number, line in lines if _may_be_deep(line)}
+    if _may_be_out_of_range(skeletons):
+        lines = enumerate(skeletons.split(b"\n"))
+        doubtful |= {number for number, line in lines if _may_be_out_of_range(line)}
+    return doubtful
 
 
 def members(text: bytes) -> dict[str, Raw] | None:
@@ -154,14 +179,13 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"(?:[ \t\r\n]*+(:))?+|[\[{}\]]'
 def _is_surely_unique(text: bytes, found: dict[str, Raw]) -> bool:
     """Whether what `found` does not account for is too little to hold a dropped member.
 
-    A member takes its key, its value and `"":` and a comma. What is left over is white space
-    or members that a later one of the same key replaced, each of at least `,"key":0`. Where
-    there is more white space than that, quotes are counted: a dropped member has two.
+    Written anew, `found` is no longer than it was. What is left over is white space or members
+    that a later one of the same key replaced, each of at least `,"key":0`. Where there is more
+    white space than that, quotes are counted: a dropped member has two.
     """
     if not found:
         return True
-    kept_bytes = sum(map(len, found)) + sum(map(len, found.values())) + 4 * len(found) + 1
-    spare_bytes = len(text) - kept_bytes
+    spare_bytes = len(text) - len(_encode(found))
     if spare_bytes < 5 or spare_bytes < 5 + min(map(len, found)):
         return True
     kept_quotes = 2 * len(found) + sum(bytes(value).count(b'"') for value in found.values())
@@ -183,16 +207,26 @@ def _check_keys(text: bytes) -> None:
 
 _SKELETON = bytes.maketrans(b"0123456789E{}", b"0000000000e[]")
 _NOT_IN_SKELETON = bytes(set(range(256)) - set(b"0123456789eE[]{}"))
+_NOT_IN_SKELETONS = _NOT_IN_SKELETON.replace(b"\n", b"")  # of many lines, one a line
 
 
 def _check_skeleton(text: bytes) -> None:
     skeleton = text.translate(_SKELETON, _NOT_IN_SKELETON)
-    if skeleton.count(b"[") > DEPTH_MAX and not _is_surely_flat(skeleton):
+    if _may_be_deep(skeleton):
         check_depth(text)
-    # No number has an exponent of three digits (its plus sign is left out), and none has many
-    # digits. Of the first, the search from the end looks for the `0`: an `e` is more common.
-    if skeleton.rfind(b"0e000") >= 0 or _LONG_RUN in skeleton:
+    if _may_be_out_of_range(skeleton):
         check_range(text)
+
+
+def _may_be_out_of_range(skeleton: bytes) -> bool:
+    """Unless no number has an exponent of three digits (its plus sign is left out), and none has
+    many digits."""
+    # The search from the end looks for the `0`: an `e` is more common.
+    return skeleton.rfind(b"0e000") >= 0 or _LONG_RUN in skeleton
+
+
+def _may_be_deep(skeleton: bytes) -> bool:
+    return skeleton.count(b"[") > DEPTH_MAX and not _is_surely_flat(skeleton)
 
 
 def _is_surely_flat(skeleton: bytes) -> bool:

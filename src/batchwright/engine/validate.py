@@ -8,8 +8,9 @@ provider's and goes out as it came.
 
 A line is looked at twice only if need be. The quick look knows one form, that of nearly all
 lines, and passes what is surely good: a pattern for all before the body, one decode of the body,
-cheap bounds for the rest. It never finds a fault: what it does not pass is looked at from the
-start with every check in its order, so that the fault that is named does not depend on it.
+cheap bounds for the rest, over all lines of a chunk at once. It never finds a fault: what it does
+not pass is looked at from the start with every check in its order, so that the fault that is named
+does not depend on it.
 
 A `Validator` is plain state and does no I/O. `feed` is called with chunks of about 1 MiB from a
 thread: no step holds the interpreter longer than a walk over one line takes.
@@ -34,6 +35,7 @@ from batchwright.domain.strict_json import (
     BadJson,
     DuplicateKey,
     check_walked,
+    doubtful_lines,
     members,
     outside_strings,
     read,
@@ -119,13 +121,15 @@ class Validator:
 
     def feed(self, chunk: bytes) -> None:
         """Validate the lines that `chunk` completes."""
+        first = self._splitter.next_number
+        doubtful = doubtful_lines(chunk)
         for line in self._splitter.feed(chunk):
-            self._take(line)
+            self._take(line, line.number - first in doubtful)
 
     def finish(self) -> ValidationReport:
         """Validate the last line and report on the whole file."""
         for line in self._splitter.finish():
-            self._take(line)
+            self._take(line, is_doubtful=True)
         return ValidationReport(
             errors=(*self._file_errors(), *self._errors, *self._summary()),
             total=self._total,
@@ -138,7 +142,7 @@ class Validator:
 
     # One line
 
-    def _take(self, line: Line) -> None:
+    def _take(self, line: Line, is_doubtful: bool) -> None:
         if self._total % INDEX_STRIDE == 0:
             self._index.append(line.offset)
             self._index_lines.append(line.number)
@@ -146,7 +150,7 @@ class Validator:
         if self._total > self._requests_max:
             return  # the file is refused; no memory for the ids of an endless one
         try:
-            self._check_line(line.content)
+            self._check_line(line.content, is_doubtful)
         except _LineError as error:
             self._note(error, line.number)
 
@@ -156,11 +160,13 @@ class Validator:
         else:
             self._errors_left_out += 1
 
-    def _check_line(self, content: bytes | None) -> None:
+    def _check_line(self, content: bytes | None, is_doubtful: bool) -> None:
         if content is None:
             limit = self._rules.line_bytes_max
             raise _LineError("line_too_long", f"This line is longer than {limit:,} bytes.")
-        custom_id, body_bytes, body = self._read_plain(content) or self._read_any(content)
+        custom_id, body_bytes, body = self._read_plain(content, is_doubtful) or self._read_any(
+            content
+        )
         self._input_bytes += body_bytes
         self._check_body(body)
         # Last, so that a line with another fault does not also take its id away.
@@ -172,7 +178,7 @@ class Validator:
                 "custom_id",
             )
 
-    def _read_plain(self, content: bytes) -> _Request | None:
+    def _read_plain(self, content: bytes, is_doubtful: bool) -> _Request | None:
         """A line of the usual form without a fault; None for what needs another look."""
         head = _PLAIN_HEAD.match(content)
         if head is None or not content.endswith(b"}}"):
@@ -182,7 +188,7 @@ class Validator:
             return None
         text = content[head.end() : -1]  # one object if it decodes: nothing follows the body
         try:
-            body = _plain_body(content, text)
+            body = _plain_body(content, text, is_doubtful)
         except (BadJson, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         return custom_id, len(text), body
@@ -292,16 +298,16 @@ class Validator:
 
 
 class SeenIds:
-    """A set of byte strings that takes about 12 bytes for each, whatever their length.
+    """A set of byte strings that takes about 9 bytes for each, whatever their length.
 
-    It keeps 64 bits of a hash, in one of 512 sorted arrays which another hash chooses: among a
-    million ids the chance that two are taken for one is below 10⁻¹⁰. The hashes are Python's own,
+    It keeps 64 bits of a hash, in one of 4,096 sorted arrays which another hash chooses: among a
+    million ids the chance that two are taken for one is below 10⁻¹¹. The hashes are Python's own,
     keyed anew in each process, so that nobody can prepare ids that fall together.
     """
 
     __slots__ = ("_arrays",)
 
-    _ARRAYS: Final = 512
+    _ARRAYS: Final = 4_096
 
     def __init__(self) -> None:
         self._arrays = [array("q") for _ in range(self._ARRAYS)]
@@ -420,7 +426,7 @@ def _read_line(content: bytes) -> dict[str, Raw]:
     return found
 
 
-def _plain_body(content: bytes, text: bytes) -> Mapping[str, Raw]:
+def _plain_body(content: bytes, text: bytes, is_doubtful: bool) -> Mapping[str, Raw]:
     try:
         body = members(text) or {}
     except BadJson:
@@ -428,7 +434,8 @@ def _plain_body(content: bytes, text: bytes) -> Mapping[str, Raw]:
         _decode_raw(content)
         check_walked(content)
         return _read_body(text)
-    check_walked(content)
+    if is_doubtful:
+        check_walked(content)
     return body
 
 

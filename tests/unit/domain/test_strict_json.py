@@ -15,6 +15,7 @@ from batchwright.domain.strict_json import (
     DuplicateKey,
     check,
     check_walked,
+    doubtful_lines,
     keys,
     members,
     outside_strings,
@@ -162,6 +163,42 @@ def test_what_a_walk_leaves_unchecked_is_checked_as_in_a_whole_reading(
         is_refused = False
 
     assert is_refused != reference_accepts(line)
+
+
+ODD = {
+    "plain": b'{"a":1}',
+    "blank": b"",
+    "deep": b"[" * 101 + b"]" * 101,
+    "at the limit": b"[" * 100 + b"]" * 100,
+    "wide": b"[" + b"[]," * 200 + b"0]",
+    "1e400": b"[1e400]",
+    "400 digits": b"[" + b"9" * 400 + b"]",
+    "half a number": b"[1e4",
+    "two zeros": b"00]",
+    "text": "é😀".encode(),
+    "not UTF-8": b'"\xff"',
+    "half a letter": b'"\xc3',
+    "the other half": b'\xa9"',
+    "with a CR": b'{"a":1}\r',
+}
+
+
+@given(st.lists(st.sampled_from([*ODD.values()]), max_size=8))
+@example([ODD["plain"], ODD["half a number"], ODD["two zeros"], ODD["plain"]])
+def test_a_look_at_many_lines_passes_none_that_a_look_at_each_refuses(lines: list[bytes]) -> None:
+    doubtful = doubtful_lines(b"\n".join(lines))
+
+    for number, line in enumerate(lines[:-1]):
+        if number not in doubtful:
+            check_walked(line)
+
+
+def test_of_good_lines_only_that_which_began_before_is_doubtful() -> None:
+    line = json.dumps({"content": "Größe 0e12 and [{(" * 20, "n": 1.5e-7}).encode()
+
+    doubtful = doubtful_lines(line[7:] + b"\n" + b"\n".join([line] * 50))
+
+    assert [number for number in range(52) if number in doubtful] == [0]
 
 
 @given(st.binary(max_size=6))
