@@ -37,7 +37,7 @@ check: setup ## Format, lint, import rules, strict types
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
 
-bench: setup ## Run the quick benchmarks (under ten minutes)
+bench: setup peers ## Run the quick benchmarks (under ten minutes)
 	@$(BIN)/python benchmarks/run.py
 
 bench-all: setup peers ## Run every benchmark at full size (some hours)

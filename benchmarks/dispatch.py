@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
@@ -34,6 +33,11 @@ from pyreqwest.client import ClientBuilder
 from batchwright.system import prefer_throughput
 
 IN_FLIGHT = (64, 128, 256)
+OURS = "batchwright run"
+BATCH_WORK = "bare loop as batch work, 64"
+AIOHTTP = "aiohttp and a semaphore"
+SDK = "openai SDK"
+TARGETS = {"the best bare loop": 0.6, AIOHTTP: 2.5, SDK: 50.0}
 WARM_UP_CALLS = 200
 HEADERS = {"content-type": "application/json"}
 
@@ -64,13 +68,11 @@ class Comparison:
     def __init__(self, folder: Path, base_url: str, upstream_pid: int, requests: int) -> None:
         self._folder = folder
         self._base_url = base_url
-        self._upstream_pid = upstream_pid
+        self._core = measure.UpstreamCore(upstream_pid)
         self._requests = requests
         self._rates: dict[str, list[float]] = {}
-        self._upstream_shares: dict[str, list[float]] = {}
         self._starts_s: list[float] = []
         self._phases_s: dict[str, list[float]] = {}
-        self._ratios: dict[str, list[float]] = {}
 
     def prepare(self, concurrency: int) -> None:
         self._config = self._folder / "config.toml"
@@ -81,20 +83,11 @@ class Comparison:
     def measure_round(self, number: int) -> None:
         quick = min(self._requests, 60_000)
         for in_flight in IN_FLIGHT:
-            self._take(f"bare loop, {in_flight} in flight", quick, partial(bare, in_flight))
-        self._take("bare loop as batch work, 64", quick, partial(bare, 64), as_batch_work=True)
+            self._take(bare_name(in_flight), quick, partial(bare, in_flight))
+        self._take(BATCH_WORK, quick, partial(bare, 64), as_batch_work=True)
         self._take_run(number)
-        self._take("aiohttp and a semaphore", min(quick, 20_000), with_aiohttp)
-        self._take("openai SDK", min(quick, 5_000), with_sdk)
-        best = max(self._rates[f"bare loop, {count} in flight"][-1] for count in IN_FLIGHT)
-        ours = self._rates["batchwright run"][-1]
-        for name, other in (
-            ("bare loop, best", best),
-            ("bare loop as batch work", self._rates["bare loop as batch work, 64"][-1]),
-            ("aiohttp and a semaphore", self._rates["aiohttp and a semaphore"][-1]),
-            ("openai SDK", self._rates["openai SDK"][-1]),
-        ):
-            self._ratios.setdefault(name, []).append(ours / other)
+        self._take(AIOHTTP, min(quick, 20_000), with_aiohttp)
+        self._take(SDK, min(quick, 5_000), with_sdk)
 
     def _take(
         self, name: str, count: int, send_all: SendAll, *, as_batch_work: bool = False
@@ -104,49 +97,62 @@ class Comparison:
         with ProcessPoolExecutor(1, get_context("spawn"), prepare) as process:
             warm_up = process.submit(timed, send_all, self._base_url, min(count, WARM_UP_CALLS))
             warm_up.result()
-            cpu_before_s = measure.cpu_s(self._upstream_pid)
+            self._core.begin()
             taken_s = process.submit(timed, send_all, self._base_url, count).result()
-            self._note(name, count, taken_s, cpu_before_s)
+            self._note(name, count, taken_s)
 
     def _take_run(self, number: int) -> None:
         single = self._folder / f"single-{number}.jsonl"
         self._starts_s.append(measure.run_to_end(self._single, self._config, single).wall_s)
-        cpu_before_s = measure.cpu_s(self._upstream_pid)
+        self._core.begin()
         output = self._folder / f"output-{number}.jsonl"
         ran = measure.run_to_end(self._input, self._config, output)
-        self._note("batchwright run", self._requests, ran.wall_s - self._starts_s[-1], cpu_before_s)
+        self._note(OURS, self._requests, ran.wall_s - self._starts_s[-1])
         for phase, taken_s in ran.phases_s.items():
             self._phases_s.setdefault(phase, []).append(taken_s)
 
-    def _note(self, name: str, count: int, taken_s: float, cpu_before_s: float) -> None:
-        share = (measure.cpu_s(self._upstream_pid) - cpu_before_s) / taken_s
+    def _note(self, name: str, count: int, taken_s: float) -> None:
+        self._core.note(name, count, taken_s)
         self._rates.setdefault(name, []).append(count / taken_s)
-        self._upstream_shares.setdefault(name, []).append(100 * share)
 
     def show(self) -> None:
         measure.show_table(
             f"{self._requests:,} small chat requests, one core",
             ("way", "calls a second", "sandbox's core, %"),
             [
-                (
-                    name,
-                    measure.spread(rates),
-                    f"{statistics.median(self._upstream_shares[name]):.0f}",
-                )
+                (name, measure.spread(rates), self._core.share(name))
                 for name, rates in self._rates.items()
             ],
         )
         measure.show_table(
-            "batchwright run against",
-            ("the other", "ratio"),
-            [(name, measure.spread(ratios, 2)) for name, ratios in self._ratios.items()],
+            f"`{OURS}` against",
+            ("the other", "ratio", "wanted", ""),
+            [self._ratio_row(name, rates) for name, rates in self._others().items()],
         )
+        self._core.show(bare_name(IN_FLIGHT[0]))
         measure.show_table(
             "What the command does meanwhile",
             ("phase", "seconds"),
             [(name, measure.spread(taken_s, 2)) for name, taken_s in self._phases_s.items()],
         )
         print(f"start-up of the command: {measure.spread(self._starts_s, 2)} s\n")
+
+    def _others(self) -> dict[str, list[float]]:
+        bare_loops = zip(*(self._rates[bare_name(count)] for count in IN_FLIGHT), strict=True)
+        return {
+            "the best bare loop": [max(rates) for rates in bare_loops],
+            **{name: self._rates[name] for name in (BATCH_WORK, AIOHTTP, SDK)},
+        }
+
+    def _ratio_row(self, name: str, rates: Sequence[float]) -> tuple[str, ...]:
+        ratios = [own / other for own, other in zip(self._rates[OURS], rates, strict=True)]
+        target = TARGETS.get(name)
+        cells = ("–", "–") if target is None else measure.at_least(ratios, target)
+        return name, measure.spread(ratios, 2), *cells
+
+
+def bare_name(in_flight: int) -> str:
+    return f"bare loop, {in_flight} in flight"
 
 
 def timed(send_all: SendAll, base_url: str, count: int) -> float:
@@ -161,11 +167,15 @@ async def _awaited(work: Awaitable[None]) -> None:
     await work
 
 
-async def bare(in_flight: int, base_url: str, bodies: Sequence[bytes]) -> None:
+async def bare(
+    in_flight: int, base_url: str, bodies: Sequence[bytes], ca_file: Path | None = None
+) -> None:
     """`pyreqwest` alone, with a timeout as in the engine; every answer is read and dropped."""
     url = f"{base_url}/chat/completions"
     left = iter(bodies)
     builder = ClientBuilder().no_proxy().follow_redirects(False).timeout(timedelta(seconds=600))
+    if ca_file is not None:
+        builder = builder.add_root_certificate_pem(ca_file.read_bytes())
     async with builder.build() as client:
 
         async def work() -> None:

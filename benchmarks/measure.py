@@ -30,7 +30,10 @@ ENGINE_CPU = 0
 SANDBOX_CPU = 1
 MODEL = "bench"
 ENDPOINT = "/v1/chat/completions"
-LONG_PROMPT_BYTES = 4096
+LONG_PROMPT_BYTES = 4000
+UPSTREAM_SHARE_PERCENT_MAX = 70.0
+UPSTREAM_CALLS_PER_S_MIN = 50_000.0
+CPU_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def show_machine() -> None:
@@ -199,6 +202,52 @@ def cpu_s(pid: int) -> float:
     """The processor time that a process has taken."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class UpstreamCore:
+    """How busy an upstream kept its core while each way was measured.
+
+    A figure says something about the way only where the upstream had time to spare.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._began_s = 0.0
+        self._shares_percent: dict[str, list[float]] = {}
+        self._calls_per_s: dict[str, list[float]] = {}  # of its own processor time
+
+    def begin(self) -> None:
+        """What is measured now begins."""
+        self._began_s = cpu_s(self._pid)
+
+    def note(self, way: str, calls: int, taken_s: float) -> None:
+        """It has ended: so many calls in so many seconds."""
+        used_s = max(cpu_s(self._pid) - self._began_s, CPU_TICK_S)
+        self._shares_percent.setdefault(way, []).append(100 * used_s / taken_s)
+        self._calls_per_s.setdefault(way, []).append(calls / used_s)
+
+    def share(self, way: str) -> str:
+        """The median share of the core in percent."""
+        return f"{statistics.median(self._shares_percent[way]):.0f}"
+
+    def show(self, fastest: str) -> None:
+        """Whether the upstream was out of the way; what it could answer is told by the fastest."""
+        busiest = max(self._shares_percent, key=lambda way: float(self.share(way)))
+        shares, calls = self._shares_percent[busiest], self._calls_per_s[fastest]
+        show_table(
+            "The sandbox, on a core of its own",
+            ("what", "seen", "wanted", ""),
+            [
+                (
+                    f"its core at the busiest ({busiest}), %",
+                    *(spread(shares), *at_most(shares, UPSTREAM_SHARE_PERCENT_MAX)),
+                ),
+                (
+                    "calls for each second of its processor time",
+                    *(spread(calls), *at_least(calls, UPSTREAM_CALLS_PER_S_MIN)),
+                ),
+            ],
+        )
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:

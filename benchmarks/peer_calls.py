@@ -24,6 +24,7 @@ WARM_UP_CALLS = 50
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would fetch the prices from the network
 os.environ["PEER_KEY"] = "none"
+os.environ["OPENAI_API_KEY"] = "none"
 
 AskAll = Callable[[str, Sequence[str], int], Awaitable[Sequence[object]]]
 
@@ -99,11 +100,44 @@ async def with_lm_deluge(base_url: str, prompts: Sequence[str], in_flight: int) 
     )
 
 
+async def with_flexllm(base_url: str, prompts: Sequence[str], in_flight: int) -> Sequence[object]:
+    from flexllm import LLMClient
+
+    async with LLMClient(
+        model=MODEL, base_url=base_url, api_key="none", concurrency_limit=in_flight, max_qps=10**6
+    ) as client:
+        answers = await client.chat_batch(
+            [[{"role": "user", "content": prompt}] for prompt in prompts], show_progress=False
+        )
+        return [answer.content for answer in answers]
+
+
+async def with_async_batch_llm(
+    base_url: str, prompts: Sequence[str], in_flight: int
+) -> Sequence[object]:
+    from async_batch_llm import llm, process_prompts
+
+    model = llm(f"openai-compatible:{MODEL}", base_url=base_url, api_key="none")
+    done = await process_prompts(model, list(prompts), concurrency=in_flight)
+    return [result.output for result in done.results]
+
+
+async def with_langchain(base_url: str, prompts: Sequence[str], in_flight: int) -> Sequence[object]:
+    from langchain_openai import ChatOpenAI
+
+    model = ChatOpenAI(model=MODEL, base_url=base_url, api_key="none")
+    answers = await model.abatch(list(prompts), {"max_concurrency": in_flight})
+    return [answer.content for answer in answers]
+
+
 WAYS: dict[str, tuple[AskAll, str]] = {
     "aiohttp": (with_aiohttp, "aiohttp"),
-    "openai": (with_openai, "openai"),
-    "litellm": (with_litellm, "litellm"),
     "lm-deluge": (with_lm_deluge, "lm-deluge"),
+    "flexllm": (with_flexllm, "flexllm"),
+    "openai": (with_openai, "openai"),
+    "async-batch-llm": (with_async_batch_llm, "async-batch-llm"),
+    "langchain": (with_langchain, "langchain-openai"),
+    "litellm": (with_litellm, "litellm"),
 }
 
 

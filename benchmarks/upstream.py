@@ -1,16 +1,22 @@
-"""The sandbox with an account that says less, and whose limits change.
+"""The sandbox with an account that says less, or whose limits change; or that answers otherwise.
 
-    python benchmarks/upstream.py [--silent] [--step-s SECONDS] [options of the sandbox]
+    python benchmarks/upstream.py [--silent] [--step-s SECONDS] [--pretty]
+        [--tls CERTIFICATE KEY] [options of the sandbox]
 
 `--silent`: no answer has a header about limits, and a 429 says nothing but that.
 `--step-s`: the limits halve that long after the first call, and double again after as long.
+`--pretty`: every chat completion is indented, over many lines.
+`--tls`: HTTPS, with the two as PEM files.
 """
 
 from __future__ import annotations
 
 import argparse
+import ssl
 import sys
 from pathlib import Path
+
+import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
@@ -19,6 +25,7 @@ from batchwright.sandbox.__main__ import main as run_sandbox
 from batchwright.sandbox.answers import encode, error_payload
 from batchwright.sandbox.limiter import Limiter, Refusal
 from batchwright.sandbox.options import SandboxOptions
+from batchwright.sandbox.quick import quick_chat
 from batchwright.sandbox.replies import Reply, whole
 
 
@@ -26,6 +33,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--silent", action="store_true")
     parser.add_argument("--step-s", type=float)
+    parser.add_argument("--pretty", action="store_true")
+    parser.add_argument("--tls", type=Path, nargs=2)
     own, others = parser.parse_known_args()
     if own.step_s is not None:
         make_limits_step(own.step_s)
@@ -33,7 +42,18 @@ def main() -> int:
         Limiter.headers = _no_headers  # type: ignore[method-assign]
         SteppingLimiter.headers = _no_headers  # type: ignore[assignment, method-assign]
         upstream._refused = _refused_silently
-    return run_sandbox(others)
+    if own.pretty:
+        upstream.quick_chat = _indented_chat  # type: ignore[attr-defined]
+    tls = None
+    if own.tls is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(*own.tls)
+    return run_sandbox(others, tls)
+
+
+def _indented_chat(body: bytes, digest: bytes) -> bytes | None:
+    answer = quick_chat(body, digest)
+    return None if answer is None else msgspec.json.format(answer, indent=2)
 
 
 def _no_headers(limiter: object, now_s: float) -> dict[str, str]:

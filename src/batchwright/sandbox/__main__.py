@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,10 @@ from batchwright.sandbox.options import SandboxOptions
 from batchwright.sandbox.server import run_sandbox
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, tls: ssl.SSLContext | None = None) -> int:
     """Run a sandbox until it is told to stop; the exit code."""
     try:
-        run_sandbox(SandboxOptions(**vars(_parser().parse_args(arguments))))
+        run_sandbox(SandboxOptions(**vars(_parser().parse_args(arguments))), tls)
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"sandbox: {error}\n")
         return 2

@@ -10,6 +10,7 @@ import asyncio
 import gc
 import signal
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -30,8 +31,8 @@ RELEASE_PATH = "/sandbox/release"
 HELD_PATH = "/sandbox/held"
 
 
-def run_sandbox(options: SandboxOptions) -> None:
-    """Serve until SIGTERM or SIGINT.
+def run_sandbox(options: SandboxOptions, tls: ssl.SSLContext | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; over TLS where there is a context for it.
 
     Prints `sandbox listening on http://HOST:PORT/v1` once it can be reached. Raises `OSError` if
     the port is taken or the ledger cannot be written.
@@ -39,10 +40,15 @@ def run_sandbox(options: SandboxOptions) -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(options, announce=_print_ready))
+        runner.run(serve(options, announce=_print_ready, tls=tls))
 
 
-async def serve(options: SandboxOptions, *, announce: Callable[[str], None]) -> None:
+async def serve(
+    options: SandboxOptions,
+    *,
+    announce: Callable[[str], None],
+    tls: ssl.SSLContext | None = None,
+) -> None:
     """Serve in a running event loop until SIGTERM or SIGINT; `announce` is given the base URL."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -62,9 +68,10 @@ async def serve(options: SandboxOptions, *, announce: Callable[[str], None]) -> 
             options.host,
             options.port,
             backlog=BACKLOG,
+            ssl=tls,
         )
         host, port = server.sockets[0].getsockname()[:2]
-        announce(f"http://{host}:{port}/v1")
+        announce(f"{'http' if tls is None else 'https'}://{host}:{port}/v1")
         await stop.wait()
         server.close()
         for connection in list(connections):

@@ -3,10 +3,8 @@ from __future__ import annotations
 import asyncio
 import random
 import resource
-import shutil
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -405,23 +403,6 @@ def _connecting(address: tuple[str, int]) -> socket.socket:
 
 
 # --- TLS
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with `cert.pem` and `key.pem` for 127.0.0.1, signed by itself."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs the openssl command")
-    folder = tmp_path_factory.mktemp("tls")
-    command = (
-        f"{openssl} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes "
-        f"-days 2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1 "
-        f"-addext basicConstraints=critical,CA:FALSE "
-        f"-keyout {folder}/key.pem -out {folder}/cert.pem"
-    )
-    subprocess.run(command.split(), check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture

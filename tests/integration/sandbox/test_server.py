@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import http.client
 import json
+import os
 import signal
 import socket
+import ssl
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +19,8 @@ import openai
 import pytest
 
 from batchwright.sandbox.answers import answer
+from batchwright.sandbox.options import SandboxOptions
+from batchwright.sandbox.server import serve
 from sandbox_process import SandboxProcess
 
 CHAT = "/v1/chat/completions"
@@ -178,6 +184,28 @@ def test_big_bodies_whole_and_in_chunks_are_read(sandbox: SandboxProcess) -> Non
         first, second = read_answers(sock, 2)
 
     assert first == second == json.loads(answer(CHAT, body)[1])
+
+
+async def test_over_tls_it_says_so_and_answers(authority: Path) -> None:
+    own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    own.load_cert_chain(authority / "cert.pem", authority / "key.pem")
+    announced: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve(SandboxOptions(), announce=announced.set_result, tls=own))
+
+    address = urlsplit(await announced)
+    reader, writer = await asyncio.open_connection(
+        address.hostname,
+        address.port,
+        ssl=ssl.create_default_context(cafile=str(authority / "cert.pem")),
+    )
+    writer.write(request_bytes(chat_body()))
+    status_line = await reader.readline()
+    writer.close()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await serving
+
+    assert address.scheme == "https"
+    assert status_line == b"HTTP/1.1 200 OK\r\n"
 
 
 def test_what_is_not_http_gets_400_and_the_door(sandbox: SandboxProcess) -> None:
