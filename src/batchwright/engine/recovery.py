@@ -2,7 +2,9 @@
 
 A frozen segment is read to its frozen lengths, where everything must check. An open one is read as
 far as it checks: damage before its last mark is damage (`Damaged`: the batch stops, nothing is
-bought again in silence); after the mark it is a tail that was never synced, and is dropped.
+bought again in silence); after the mark it is a tail that was never synced, and is dropped. Such a
+tail holds no more answers than there were slots: an account file that leaves more of them out was
+cut.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from zlib import crc32
 from batchwright.blobs.base import Blobs
 from batchwright.domain.batch import Batch
 from batchwright.domain.errors import Damaged
+from batchwright.domain.result import head_prefix
 from batchwright.domain.segment import Segment, SegmentKeys, SegmentLengths
 from batchwright.engine.account import (
     ERROR,
@@ -26,7 +29,7 @@ from batchwright.engine.account import (
     unpack_all,
     unpack_whole,
 )
-from batchwright.engine.slots import LeftTable, SlotTable, read_slots, table_bytes
+from batchwright.engine.slots import LeftTable, SlotTable, read_slots, slots_in, table_bytes
 from batchwright.engine.suspects import Crowd, Suspicion, judge
 from batchwright.engine.tally import Tally
 from batchwright.store.base import EngineStore
@@ -143,6 +146,8 @@ async def _replay_open(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentL
     """
     keys = SegmentKeys.of(segment.batch_id, segment.epoch)
     if await blobs.size(keys.account) is None:
+        if await blobs.size(keys.output):
+            raise Damaged(f"{keys.account} is gone, and {keys.output} has answers")
         return SegmentLengths(0, 0, 0)  # its writer died before it made its files
     # What a killed writer wrote may still be in the system's cache only: what counts is durable.
     await blobs.append([(key, b"") for key in (keys.output, keys.error, keys.account)])
@@ -168,7 +173,9 @@ async def _replay_open(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentL
                 held.clear()
             else:
                 held.append(record)
-    return await _replay_tail(keys, blobs, tally, marked, held)
+    lengths = await _replay_tail(keys, blobs, tally, marked, held)
+    await _require_account(segment, blobs, lengths.output)
+    return lengths
 
 
 async def _replay_tail(
@@ -199,6 +206,34 @@ async def _replay_tail(
         tally.apply(record)
         account += RECORD_BYTES
     return SegmentLengths(output, error, account)
+
+
+async def _require_account(segment: Segment, blobs: Blobs, known_bytes: int) -> None:
+    """Raises `Damaged` where more answers have no account record than can have been unsynced.
+
+    Without its slot table, which a power cut may take along, nothing is known of that.
+    """
+    keys = SegmentKeys.of(segment.batch_id, segment.epoch)
+    size_bytes = await blobs.size(keys.slots)
+    if size_bytes is None:
+        return
+    answers = await _count_answers(segment.batch_id, blobs, keys.output, known_bytes)
+    if answers > (slots := slots_in(size_bytes)):
+        raise Damaged(
+            f"{keys.account} was cut: {answers:,} answers have no record there, and at most "
+            f"{slots:,} were not synced"
+        )
+
+
+async def _count_answers(batch_id: str, blobs: Blobs, key: str, start: int) -> int:
+    """How many result lines begin in a file from byte `start` on."""
+    begin = head_prefix(batch_id)
+    found, rest = 0, b""
+    async for chunk in blobs.read(key, start, (await blobs.size(key) or 0) - start):
+        seen = rest + chunk
+        found += seen.count(begin)
+        rest = seen[1 - len(begin) :]
+    return found
 
 
 async def _require_bytes(blobs: Blobs, key: str, size_bytes: int) -> int:

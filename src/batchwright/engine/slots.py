@@ -97,6 +97,11 @@ def table_bytes(slots: int) -> int:
     return _HEAD_BYTES + slots * _WORD.size
 
 
+def slots_in(size_bytes: int) -> int:
+    """How many slots a table of this size has."""
+    return max(0, size_bytes - _HEAD_BYTES) // _WORD.size
+
+
 def read_slots(data: bytes) -> LeftTable:
     """What a table says that a dead process left.
 

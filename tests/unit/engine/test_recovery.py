@@ -14,6 +14,7 @@ import pytest
 from batchwright.blobs.memory import MemoryBlobs
 from batchwright.domain.batch import Batch, Counts, Status
 from batchwright.domain.errors import Damaged, NoSpace, Superseded
+from batchwright.domain.result import head_prefix, line_head
 from batchwright.domain.segment import Segment, SegmentKeys, SegmentLengths
 from batchwright.engine.account import OUTPUT, RECORD_BYTES
 from batchwright.engine.journal import Journal
@@ -48,6 +49,9 @@ BATCH = Batch(
 )
 
 
+SLOTS = 8
+
+
 class Disk:
     """A batch with one epoch's journal, and what its writer wrote in groups of lines."""
 
@@ -69,7 +73,10 @@ class Disk:
         )
 
     def add(self, line: int, *, is_output: bool = True) -> None:
-        text = b'{"line":%d,"filler":"%b"}\n' % (line, b"x" * (line % 7))
+        text = b'%b,"filler":"%b"}\n' % (
+            line_head(head_prefix(self.batch.id), line),
+            b"x" * (line % 7),
+        )
         self.texts[line] = text
         if is_output:
             self.journal.add_output(text, (line, 7, 200, 0, 1), (1, 0, 1, 0, 5, 5))
@@ -101,7 +108,7 @@ async def fresh_disk() -> Disk:
     blobs, store = MemoryBlobs(), MemoryStore()
     await store.create_batch(TENANT, BATCH)
     batch = await store.take_over(BATCH, [])
-    await create_segment(batch, blobs, slots=8, process=1)
+    await create_segment(batch, blobs, slots=SLOTS, process=1)
     return Disk(blobs, store, batch)
 
 
@@ -187,6 +194,30 @@ async def test_a_changed_byte_in_a_synced_result_line_is_never_handed_out(file: 
         disk.bytes_of(getattr(disk.keys, file))[offset] ^= 4
         with pytest.raises(Damaged, match="damaged"):
             await disk.recover()
+
+
+@pytest.mark.parametrize("left_out", range(1, 14))
+async def test_an_account_file_that_leaves_out_more_answers_than_there_were_slots_was_cut(
+    left_out: int,
+) -> None:
+    disk = await fresh_disk()
+    for line in range(1, 40, 3):  # 13 answers, each a group with its mark
+        await disk.group(line)
+    del disk.bytes_of(disk.keys.account)[-2 * RECORD_BYTES * left_out :]
+
+    if left_out > SLOTS:
+        with pytest.raises(Damaged, match="was cut"):
+            await disk.recover()
+    else:  # so much may have been on its way to the disk
+        tally, _, _ = await disk.recover()
+        assert tally.completed == 13 - left_out
+
+
+async def test_answers_without_any_account_file_are_damage() -> None:
+    disk = await written_disk()
+    await disk.blobs.delete(disk.keys.account)
+    with pytest.raises(Damaged, match="is gone"):
+        await disk.recover()
 
 
 async def test_zeros_and_garbage_after_the_end_are_dropped() -> None:
