@@ -27,6 +27,10 @@ class Code(IntEnum):
         return self.name.lower()
 
 
+NOT_RUN = (Code.BATCH_EXPIRED, Code.BATCH_CANCELLED)
+"""What requests end as that were never sent, or not heard of in time."""
+
+
 def code_name(code: int) -> str:
     """The name of an account record's code: `429`, `batch_expired`."""
     return Code(code).wire if code >= Code.REQUEST_FAILED else str(code)

@@ -102,6 +102,18 @@ def test_a_cost_is_null_where_a_price_is_not_known() -> None:
     assert ours(unknown, engine_with())["cost_usd"] is None
 
 
+def test_the_speed_of_an_ended_batch_leaves_out_what_was_not_run() -> None:
+    cancelled = replace(
+        BATCH,
+        status=Status.CANCELLED,
+        cancelled_at=120.0,
+        counts=Counts(100, 40, 60),
+        closing=Closing(codes={"batch_cancelled": 50, "400": 10}),
+    )
+
+    assert ours(cancelled, engine_with())["requests_per_s"] == 5.0
+
+
 def test_one_that_stands_still_has_no_expected_end() -> None:
     told = ours(BATCH, engine_with(running(0.0), is_short_of_space=True))
 
