@@ -13,6 +13,8 @@ from batchwright.engine.routing import Rates
 
 _NANO_PER_TOKEN = 1000  # a dollar per million tokens is a thousand billionths per token
 _FREE = frozenset({"builtin", "sandbox"})
+_MOVED = {"https://api.together.ai": "https://api.together.xyz"}
+"""Addresses of providers whom the package knows at an older one."""
 
 
 @lru_cache(maxsize=4096)
@@ -38,12 +40,19 @@ def _price(kind: str, model: str, base_url: str | None) -> Any:
     nothing = Usage(input_tokens=0, output_tokens=0)
     try:
         if base_url:
-            found = calc_price(nothing, model, provider_api_url=base_url)
+            found = calc_price(nothing, model, provider_api_url=_known_address(base_url))
         else:
             found = calc_price(nothing, model, provider_id=kind)
     except LookupError:
         return None
     return found.model_price
+
+
+def _known_address(base_url: str) -> str:
+    for new, old in _MOVED.items():
+        if base_url.startswith(f"{new}/"):
+            return old + base_url.removeprefix(new)
+    return base_url
 
 
 def _nano(price: Any) -> float:

@@ -9,6 +9,7 @@ import pytest
 from batchwright.domain.usage import Usage
 from batchwright.engine.routing import Rates
 from batchwright.pricing.lookup import rates
+from batchwright.providers.catalog import catalog
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -45,6 +46,23 @@ def test_a_price_by_tiers_is_that_of_short_prompts() -> None:
 )
 def test_what_is_not_known_has_no_rates(kind: str, model: str, base_url: str | None) -> None:
     assert rates(kind, model, base_url) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("openai", "gpt-4o-mini"),
+        ("deepseek", "deepseek-chat"),
+        ("groq", "llama-3.3-70b-versatile"),
+        ("together", "meta-llama/Llama-3.3-70B-Instruct-Turbo"),
+        ("mistral", "mistral-small-latest"),
+        ("openrouter", "openai/gpt-4o-mini"),
+        ("gemini", "gemini-2.5-flash"),
+        ("xai", "grok-4"),
+    ],
+)
+def test_a_provider_of_the_catalogue_is_known_by_its_address(name: str, model: str) -> None:
+    assert rates(name, model, catalog()[name].base_url) is not None
 
 
 @pytest.mark.parametrize("kind", ["builtin", "sandbox"])
