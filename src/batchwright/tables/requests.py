@@ -39,10 +39,15 @@ class RequestPlan:
     def __post_init__(self) -> None:
         if not self.model:
             raise UsageError("rows need a model: --model NAME", param="model")
-        if (self.prompt is None) == (self.embed is None):
+        if self.prompt is None and self.embed is None:
             raise UsageError(
-                'rows need either a prompt (--prompt "Classify: {column}") or a column to embed '
-                "(--embed column)"
+                'rows need a prompt (--prompt "Classify: {column}") or a column to embed '
+                "(--embed COLUMN)"
+            )
+        if self.prompt is not None and self.embed is not None:
+            raise UsageError(
+                "--prompt asks about each row and --embed embeds a column: give one of them",
+                param="embed",
             )
         if self.embed is not None and self.system is not None:
             raise UsageError("--system goes with --prompt, not with --embed", param="system")

@@ -79,7 +79,7 @@ def test_the_column_to_embed_must_exist(tmp_path: Path) -> None:
     [
         ({"model": "", "prompt": "{a}"}, "--model"),
         ({"model": "m"}, "--prompt"),
-        ({"model": "m", "prompt": "{a}", "embed": "a"}, "either"),
+        ({"model": "m", "prompt": "{a}", "embed": "a"}, "give one of them"),
         ({"model": "m", "embed": "a", "system": "s"}, "--system goes with --prompt"),
         ({"model": "m", "prompt": "{a}", "params": {"messages": []}}, "use --prompt"),
         ({"model": "m", "prompt": "{a}", "params": {"stream": True}}, "stream"),
