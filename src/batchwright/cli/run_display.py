@@ -97,7 +97,8 @@ class TerminalDisplay(AbstractContextManager["TerminalDisplay"]):
             completed=snapshot.done,
             total=snapshot.total or None,
         )
-        self._below.plain = "  ".join(_figures(snapshot))
+        held = _held_back(snapshot)
+        self._below.plain = "  ".join([*_figures(snapshot), *([held] if held else ())])
 
     def say(self, text: str) -> None:
         self._console.print(plain(text))
@@ -120,7 +121,8 @@ def _line(snapshot: Snapshot) -> str:
     if not snapshot.total:
         return _PHASES[snapshot.phase]
     head = f"{_PHASES[snapshot.phase]}: {snapshot.done:,} of {snapshot.total:,}"
-    return ", ".join([head, *_figures(snapshot)])
+    line = ", ".join([head, *_figures(snapshot)])
+    return line if (held := _held_back(snapshot)) is None else f"{line} {held}"
 
 
 def _figures(snapshot: Snapshot) -> list[str]:
@@ -135,9 +137,13 @@ def _figures(snapshot: Snapshot) -> list[str]:
         figures.append(f"{_rate(snapshot.tokens_per_s)} tokens/s")
         if snapshot.left_s is not None:
             figures.append(f"{shown_span(snapshot.left_s)} left")
-        if snapshot.holds_back is not None:
-            figures.append(f"({plain(snapshot.holds_back)})")
     return figures
+
+
+def _held_back(snapshot: Snapshot) -> str | None:
+    if snapshot.phase != "running" or snapshot.holds_back is None:
+        return None
+    return f"({plain(snapshot.holds_back)})"
 
 
 def _rate(per_s: float) -> str:
