@@ -18,6 +18,14 @@ class SegmentKeys(NamedTuple):
     def of(cls, batch_id: str, epoch: int) -> SegmentKeys:
         return cls(*(f"batches/{batch_id}/{epoch}/{name}" for name in cls._fields))
 
+    @staticmethod
+    def place_of(key: str) -> tuple[str, int] | None:
+        """Batch and epoch of the segment that a blob is part of; None for any other blob."""
+        match key.split("/"):
+            case ["batches", batch_id, epoch, _]:
+                return batch_id, int(epoch)
+        return None
+
 
 RESULT_LINES = ("output", "error")
 """The files that extents of result files point into; the others index them."""

@@ -15,12 +15,13 @@ from batchwright.domain.errors import NoSpace, NotSent, StorageError, TransportE
 from batchwright.domain.file import FILE_TTL_S, Extent, File
 from batchwright.domain.limits import Cost, LimitSeen
 from batchwright.domain.priority import Priority
-from batchwright.domain.segment import Segment
+from batchwright.domain.segment import Segment, SegmentKeys
 from batchwright.domain.window import window_s
 from batchwright.engine.account import ERROR, OUTPUT
 from batchwright.engine.lane import Lane, LiveJob, LiveRun
 from batchwright.engine.pruner import Pruner
 from batchwright.engine.recovery import count_crowds
+from batchwright.engine.result_files import read_result_extent
 from batchwright.engine.results import ResultsPage, results_page
 from batchwright.engine.retry import DONE, decide, said_of
 from batchwright.engine.routing import Account, Route, Router
@@ -254,6 +255,28 @@ class Engine:
             return supervisor.segments
         kept = await self._store.segments(batch_id)
         return [segment for segment in kept if segment.lengths is not None]
+
+    async def read_file(self, extents: Sequence[Extent]) -> AsyncIterator[bytes]:
+        """The bytes of a file, in order. Raises `Damaged` before a result that is not what was
+        written."""
+        for extent in extents:
+            segment = await self._segment_of(extent.key)
+            pieces = (
+                self.blobs.read(extent.key, extent.offset, extent.length)
+                if segment is None
+                else read_result_extent(extent, segment, self.blobs)
+            )
+            async for piece in pieces:
+                yield piece
+
+    async def _segment_of(self, key: str) -> Segment | None:
+        """The segment whose results a published blob holds; None for an uploaded one."""
+        place = SegmentKeys.place_of(key)
+        if place is None:
+            return None
+        batch_id, epoch = place
+        kept = await self._store.segments(batch_id)
+        return next(segment for segment in kept if segment.epoch == epoch)
 
     async def wait(self, batch_id: str) -> None:
         """Until a batch is terminal or stands still."""

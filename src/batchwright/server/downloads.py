@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from batchwright.blobs.base import Blobs, read_extents
 from batchwright.domain.file import RESULT_PURPOSE, Extent, File, slice_extents
 from batchwright.server.errors import RangeNotSatisfiable
 
@@ -25,8 +24,16 @@ class Span:
     stop: int
 
 
-def download(request: Request, file: File, extents: Sequence[Extent], blobs: Blobs) -> Response:
-    """The answer with the bytes of a file. The caller holds the extents until it is sent."""
+def download(
+    request: Request,
+    file: File,
+    extents: Sequence[Extent],
+    read: Callable[[Sequence[Extent]], AsyncIterator[bytes]],
+) -> Response:
+    """The answer with the bytes of a file. The caller holds the extents until it is sent.
+
+    Where `read` raises, the answer breaks off: no client takes it for whole.
+    """
     etag = f'"{file.id}"'
     headers = _headers(file, etag)
     if not {etag, "*"}.isdisjoint(_etags(request.headers.get("if-none-match", ""))):
@@ -41,13 +48,8 @@ def download(request: Request, file: File, extents: Sequence[Extent], blobs: Blo
     headers["content-length"] = str(span.stop - span.start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
-    chunks = _chunks(blobs, slice_extents(tuple(extents), span.start, span.stop))
+    chunks = read(slice_extents(tuple(extents), span.start, span.stop))
     return StreamingResponse(chunks, status, headers)
-
-
-async def _chunks(blobs: Blobs, extents: Sequence[Extent]) -> AsyncIterator[bytes]:
-    async for chunk in read_extents(blobs, extents):
-        yield chunk
 
 
 def parse_range(header: str, size_bytes: int) -> Span | None:

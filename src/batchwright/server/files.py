@@ -103,7 +103,7 @@ async def get_content(
     held: Annotated[HeldFile, Depends(_held_file)], context: UserContext
 ) -> Response:
     """The bytes of a file, or one range of them."""
-    return download(context.request, held.file, held.extents, context.engine.blobs)
+    return download(context.request, held.file, held.extents, context.engine.read_file)
 
 
 async def visible_file(context: Context, file_id: str) -> File:

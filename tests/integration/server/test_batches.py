@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import openai
 import pytest
 
@@ -282,6 +283,24 @@ async def test_results_are_read_while_the_batch_runs(server: Any) -> None:
     assert refused.status_code == 409
     assert [line["custom_id"] for line in last["data"]] == ["held"]
     assert last["has_more"] is False
+
+
+async def test_a_result_that_is_not_what_was_written_is_not_handed_out(server: Any) -> None:
+    async with server.openai() as client, server.http() as http:
+        file = await client.files.create(file=chat_lines(50, "builtin/echo"), purpose="batch")
+        batch = await client.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+        done = await ended(client, batch.id)
+        content = (await client.files.content(done.output_file_id)).content
+        (path,) = (server.folder / "blobs" / "batches" / batch.id).glob("*/output")
+        middle = content.index(b"text 25")
+        path.write_bytes(content[:middle] + b"TEXT" + content[middle + 4 :])
+
+        with pytest.raises(httpx.RemoteProtocolError):  # it breaks off
+            await http.get(f"/v1/files/{done.output_file_id}/content")
+
+    assert len(content.splitlines()) == 50
 
 
 async def test_a_cursor_that_is_not_ours_is_400(server: Any) -> None:

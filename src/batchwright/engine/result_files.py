@@ -1,0 +1,72 @@
+"""The bytes of result files, each line held against its account record before it is handed out.
+
+A published file is an extent of a segment's `output` or `error`. Disks forget: what was written
+whole may come back changed, months later. So a reader gets the bytes that were written or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
+from zlib import crc32
+
+from batchwright.blobs.base import CHUNK_BYTES, Blobs
+from batchwright.domain.errors import Damaged
+from batchwright.domain.file import Extent
+from batchwright.domain.segment import Segment
+from batchwright.engine.account import ERROR, OUTPUT, Record, unpack_whole
+from batchwright.engine.recovery import read_whole_records
+
+
+async def read_result_extent(
+    extent: Extent, segment: Segment, blobs: Blobs
+) -> AsyncIterator[bytes]:
+    """The bytes of an extent of `segment`, in pieces of about a megabyte and of whole lines.
+
+    The lines in which it begins and ends are checked whole. Raises `Damaged`.
+    """
+    kind = OUTPUT if extent.key.endswith("/output") else ERROR
+    position, stop = extent.offset, extent.offset + extent.length
+    async for data in read_whole_records(segment, blobs):
+        wanted = [
+            record
+            for record in unpack_whole(data)
+            if record.flags & kind and record.offset + record.length > position
+        ]
+        for lines in _pieces(wanted):
+            start = lines[0].offset
+            if start > position or position >= stop:
+                break
+            end = lines[-1].offset + lines[-1].length
+            piece = b"".join([chunk async for chunk in blobs.read(extent.key, start, end - start)])
+            await blobs.offload(partial(_check, piece, lines, extent.key))
+            yield piece[position - start : stop - start]
+            position = end
+        if position >= stop:
+            return
+    if position < stop:
+        raise Damaged(f"{extent.key}: no account record for the line at byte {position}")
+
+
+def _pieces(records: Sequence[Record]) -> Iterator[list[Record]]:
+    """Lines that follow one another, about `CHUNK_BYTES` of them."""
+    piece: list[Record] = []
+    size_bytes = 0
+    for record in records:
+        piece.append(record)
+        size_bytes += record.length
+        if size_bytes >= CHUNK_BYTES:
+            yield piece
+            piece, size_bytes = [], 0
+    if piece:
+        yield piece
+
+
+def _check(data: bytes, lines: Sequence[Record], key: str) -> None:
+    view, start = memoryview(data), lines[0].offset
+    position = start
+    for line in lines:
+        end = line.offset + line.length
+        if line.offset != position or crc32(view[position - start : end - start]) != line.line_crc:
+            raise Damaged(f"{key}: the result line at byte {position} is damaged")
+        position = end
