@@ -14,7 +14,7 @@ from batchwright.config import Config, load_config
 from batchwright.domain.errors import UsageError
 
 if TYPE_CHECKING:
-    from batchwright.client.http import Client
+    from batchwright.client.api import Client
     from batchwright.client.processor import AsyncBatchProcessor
     from batchwright.client.settings import Endpoint
 

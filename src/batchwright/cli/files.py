@@ -30,7 +30,7 @@ from batchwright.cli.terminal import (
 from batchwright.domain.errors import UsageError
 
 if TYPE_CHECKING:
-    from batchwright.client.http import Client
+    from batchwright.client.api import Client
 
 PAGE = 1000
 COLUMNS = ("id", "purpose", "size", "name", "created", "expires")

@@ -15,7 +15,7 @@ from batchwright.cli.steering import shown_state
 from batchwright.cli.terminal import note, say_json, say_table, shown_time
 
 if TYPE_CHECKING:
-    from batchwright.client.http import Client
+    from batchwright.client.api import Client
 
 PAGE = 100
 COLUMNS = ("id", "status", "requests", "failed", "model", "created")

@@ -19,7 +19,7 @@ from batchwright.cli.terminal import note, plain, shown_count
 from batchwright.domain.errors import UsageError
 
 if TYPE_CHECKING:
-    from batchwright.client.http import Client
+    from batchwright.client.api import Client
     from batchwright.client.results import Results
 
 Wire = dict[str, Any]

@@ -23,7 +23,7 @@ from batchwright.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from batchwright.client.http import Client
+    from batchwright.client.api import Client
 
 Wire = dict[str, Any]
 

@@ -11,7 +11,7 @@ from batchwright.cli.exits import Exit
 from batchwright.cli.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from batchwright.client.http import Client
+    from batchwright.client.api import Client
 
 Wire = dict[str, Any]
 Change = Callable[["Client", str], Awaitable[Wire]]

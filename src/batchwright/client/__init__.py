@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batchwright.client.api import Client
     from batchwright.client.blocking import BatchProcessor
     from batchwright.client.direct import process_batch, process_batch_async
     from batchwright.client.errors import (
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
         StateConflict,
         Unauthenticated,
     )
-    from batchwright.client.http import Client
     from batchwright.client.job_status import JobStatus
     from batchwright.client.processor import AsyncBatchProcessor
     from batchwright.client.results import Result
@@ -38,7 +38,7 @@ _HOMES = {
     "BadRequest": "errors",
     "BatchInvalid": "errors",
     "BatchProcessor": "blocking",
-    "Client": "http",
+    "Client": "api",
     "Forbidden": "errors",
     "JobStatus": "job_status",
     "LineError": "errors",

@@ -20,8 +20,9 @@ from typing import Any, Literal, TypeAlias
 from msgspec import DecodeError
 from msgspec.json import decode
 
+from batchwright.client.api import Client
 from batchwright.client.errors import RequestFailure, RequestsFailed, ServerUnreachable
-from batchwright.client.http import Answer, Client, error_fields
+from batchwright.client.http import Answer, error_fields
 from batchwright.client.items import (
     CHAT,
     Item,

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from batchwright.client import results as result_lines
+from batchwright.client.api import Client
 from batchwright.client.errors import (
     ApiError,
     BatchInvalid,
@@ -32,7 +33,7 @@ from batchwright.client.errors import (
     ServerUnreachable,
     StateConflict,
 )
-from batchwright.client.http import Client, Json
+from batchwright.client.http import Json
 from batchwright.client.input_file import CHAT_ENDPOINT, EMBEDDINGS_ENDPOINT, write_batch_file
 from batchwright.client.items import Item, plain_endpoint
 from batchwright.client.job_status import (

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from batchwright.client import http
+from batchwright.client.api import Client
 from batchwright.client.errors import (
+    ApiError,
     BadRequest,
     ObjectNotFound,
     RateLimited,
@@ -15,7 +17,6 @@ from batchwright.client.errors import (
     StateConflict,
     Unauthenticated,
 )
-from batchwright.client.http import Client
 from fake_openai_batch import FakeOpenAI
 
 AGAIN = {"retry-after-ms": "1"}
@@ -149,7 +150,7 @@ async def test_a_lasting_error_is_raised_at_once_with_its_facts(
         await client.list_models()
 
     error = raised.value
-    assert isinstance(error, http.ApiError)
+    assert isinstance(error, ApiError)
     assert (error.status, error.code, error.request_id) == (status, "odd", "req-7")
     assert server.count("GET", "/v1/models") == 1
 
