@@ -11,25 +11,23 @@ import structlog
 
 from batchwright.blobs.base import Blobs
 from batchwright.domain.batch import Batch
-from batchwright.domain.errors import NoSpace, NotSent, StorageError, TransportError
+from batchwright.domain.errors import NoSpace, StorageError, TransportError
 from batchwright.domain.file import FILE_TTL_S, Extent, File
-from batchwright.domain.limits import Cost, LimitSeen
 from batchwright.domain.priority import Priority
 from batchwright.domain.segment import Segment, SegmentKeys
 from batchwright.domain.window import window_s
 from batchwright.engine.account import ERROR, OUTPUT
-from batchwright.engine.lane import Lane, LiveJob, LiveRun
+from batchwright.engine.gateway import Gateway
+from batchwright.engine.lane import Lane
 from batchwright.engine.pruner import Pruner
 from batchwright.engine.recovery import count_crowds
 from batchwright.engine.result_files import read_result_extent
 from batchwright.engine.results import ResultsPage, results_page
-from batchwright.engine.retry import DONE, decide, said_of
-from batchwright.engine.routing import Account, Route, Router
+from batchwright.engine.routing import Account, Router
 from batchwright.engine.runtime import Runtime, new_id
 from batchwright.engine.settings import EngineSettings
 from batchwright.engine.supervisor import Supervisor
 from batchwright.engine.suspects import Gate
-from batchwright.providers.base import Answer, Call, StreamedAnswer
 from batchwright.store.base import EngineStore, Idempotency, TenantStore
 
 SPACE_CHECK_EVERY_S = 1.0
@@ -63,12 +61,12 @@ class Engine:
         self.failed = asyncio.Event()  # set when the disk failed in a way only a restart can cure
         self.failure: BaseException | None = None
         self.readers: dict[str, int] = {}  # blob key → open downloads
+        self.gateway = Gateway(runtime)
         self.is_short_of_space = False
         self._tenants = tenants
         self._store = store
         self._supervisors: dict[str, Supervisor] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
-        self._asked: dict[asyncio.Future[Any], None] = {}  # live calls that wait for their turn
         self._gate = Gate()
         self._is_started = False
 
@@ -79,6 +77,7 @@ class Engine:
         if self._is_started:
             return
         self._is_started = True
+        self.gateway.open()
         for lane in self.router.lanes:
             lane.on_bug = self._fail
         await self.ask_models()
@@ -111,7 +110,7 @@ class Engine:
         self._is_started = False
         for supervisor in self._supervisors.values():
             supervisor.leave()  # also if the process is killed before this has ended
-        self._refuse_asked()
+        self.gateway.close()
         await asyncio.gather(*(lane.drain(self.settings.grace_s) for lane in self.router.lanes))
         running = [task for task in self._tasks if task.get_name() in self._supervisors]
         for supervisor in self._supervisors.values():
@@ -343,113 +342,6 @@ class Engine:
         """Raises `NoSpace` below the reserve: nothing more is taken in."""
         if self.is_short_of_space:
             raise NoSpace("The disk is nearly full; nothing more is accepted until there is room.")
-
-    # Live calls
-
-    async def call(self, route: Route, call: Call) -> Answer:
-        """One call through the lane of a route, before all batch work. Raises `TransportError`.
-
-        Cancelled before its turn, it is never sent; after that it cannot be called back, and the
-        cancellation waits for its end: until then its body is in memory.
-        """
-        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        is_sent, ended = False, asyncio.Event()
-
-        async def run() -> None:
-            nonlocal is_sent
-            if self._has_left(done):
-                return
-            is_sent = True
-            try:
-                answer = await route.provider.transport.send(call)
-            except TransportError as error:
-                self._note_live(route, job, error)
-                if not done.cancelled():
-                    done.set_exception(error)
-            else:
-                self._note_live(route, job, answer)
-                if not done.cancelled():
-                    done.set_result(answer)
-            finally:
-                ended.set()
-
-        job = self._queue_live(route, run, call, done)
-        try:
-            return await done
-        except asyncio.CancelledError:
-            if is_sent:
-                await ended.wait()
-            raise
-        finally:
-            self._drop_live(job, done)
-
-    @asynccontextmanager
-    async def stream(self, route: Route, call: Call) -> AsyncIterator[StreamedAnswer]:
-        """As `call`, with the answer as it arrives; the lane's place is held until the end."""
-        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        closed = asyncio.Event()
-
-        async def run() -> None:
-            if not self._has_left(opened):
-                opened.set_result(None)
-                await closed.wait()
-
-        job = self._queue_live(route, run, call, opened)
-        try:
-            await opened
-            async with route.provider.transport.stream(call) as answer:
-                self._note_live(route, job, Answer(answer.status, answer.headers, b""))
-                yield answer
-        except TransportError as error:
-            self._note_live(route, job, error)
-            raise
-        finally:
-            closed.set()
-            self._drop_live(job, opened)
-
-    def _queue_live(
-        self, route: Route, run: LiveRun, call: Call, asked: asyncio.Future[Any]
-    ) -> LiveJob:
-        """Queue a live call. `asked` is what its client waits for."""
-        if not self._is_started:
-            raise NotSent("The server is stopping; nothing was sent.")
-        if reason := route.lane.refuses_live():
-            raise NotSent(f"{reason}; nothing was sent.")
-        self._asked[asked] = None
-        job = LiveJob(run, Cost(len(call.body) // 4))
-        route.lane.submit_live(job)
-        return job
-
-    def _note_live(self, route: Route, job: LiveJob, outcome: Answer | TransportError) -> None:
-        """Let the lane learn from a live call as from any other, but for a refused key: one page
-        in the place of an answer is not to stop all the others."""
-        lane, now = route.lane, self.runtime.now()
-        decision = decide(outcome, attempt=1, max_attempts=1, random=self.runtime.random, now_s=now)
-        is_refusal = decision.rule.cause == "rate_limited"
-        seen: tuple[LimitSeen, ...] = ()
-        if isinstance(outcome, Answer):
-            seen = route.provider.read_limits(outcome.headers, now, is_refusal=is_refusal)
-        if decision is DONE:
-            lane.note_answer(job, seen, None)
-        elif not decision.rule.stops_credential:
-            lane.note_failure(job, decision, seen, said_of(outcome))
-
-    def _drop_live(self, job: LiveJob, asked: asyncio.Future[Any]) -> None:
-        """Let go of a call that nobody waits for any more: sent or not."""
-        job.cancel()
-        self._asked.pop(asked, None)
-
-    def _has_left(self, asked: asyncio.Future[Any]) -> bool:
-        """Whether the client of a live call, whose turn it is now, waits no more."""
-        self._asked.pop(asked, None)
-        return asked.done()
-
-    def _refuse_asked(self) -> None:
-        """Tell whoever still waits for a turn that it does not come."""
-        for asked in self._asked:
-            if not asked.done():
-                asked.set_exception(NotSent("The server is stopping; nothing was sent."))
-        self._asked.clear()
 
     # Watching
 

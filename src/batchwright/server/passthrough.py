@@ -67,7 +67,7 @@ async def pass_through(request: Request) -> Response:
         route, call, is_streamed = await _asked(request, services, live)
         if is_streamed:
             return StreamedReply(engine, route, call, held.pop_all())
-        answer = await _while_there(request.receive, engine.call(route, call))
+        answer = await _while_there(request.receive, engine.gateway.call(route, call))
     if not is_fit(answer.status, answer.headers):
         return instead_of(answer.status, answer.headers, answer.body)
     return Response(answer.body, answer.status, copied_headers(answer.headers))
@@ -142,7 +142,7 @@ class StreamedReply(Response):
             await _while_there(receive, self._send_on(scope, receive, send))
 
     async def _send_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._engine.stream(self._route, self._call) as answer:
+        async with self._engine.gateway.stream(self._route, self._call) as answer:
             if is_fit(answer.status, answer.headers):
                 await _send_on(answer, send)
             else:

@@ -1,4 +1,4 @@
-"""The engine as its callers meet it: live calls, files, idempotency, start and stop."""
+"""The engine as its callers meet it: batches, files, idempotency, start and stop."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from dataclasses import replace
 import pytest
 
 from batchwright.domain.batch import Status
-from batchwright.domain.errors import Ambiguous, Conflict, NoSpace, NotFound, NotSent, StorageError
+from batchwright.domain.errors import Conflict, NoSpace, NotFound, NotSent, StorageError
 from batchwright.engine.engine import Engine
-from batchwright.engine.lane import LaneLimits
 from batchwright.engine.routing import Route
 from batchwright.engine.settings import EngineSettings
-from batchwright.providers.base import Answer, Call
+from batchwright.providers.base import Call
 from batchwright.store.base import Idempotency
 from mortal import MortalWorld
 from simulation import TENANT, World, chat_lines, simulate
@@ -24,74 +23,6 @@ BODY = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}'
 def asked(engine: Engine, content: bytes) -> tuple[Route, Call]:
     route = engine.router.find("m")
     return route, route.provider.prepare("/v1/chat/completions", BODY % content)
-
-
-# Live calls
-
-
-def test_a_live_call_goes_before_a_full_batch() -> None:
-    async def live() -> None:
-        world = World(1, limits=LaneLimits(max_concurrency=2))
-        engine = await world.boot()
-        batch = await world.create_batch(chat_lines(50))
-        await asyncio.sleep(3)
-        before = len(world.network.ledger)
-        answer = await engine.call(*asked(engine, b"hello"))
-        assert b"echo: hello" in answer.body
-        assert world.network.ledger.index("hello") <= before + 2
-        await engine.wait(batch.id)
-
-    simulate(live())
-
-
-def test_a_live_calls_failure_is_its_callers() -> None:
-    async def failing() -> None:
-        world = World(2, fault_rate=1.0)
-        engine = await world.boot()
-        outcomes: dict[str, None] = {}
-        for _ in range(40):
-            try:
-                answer = await engine.call(*asked(engine, b"x"))
-                outcomes[str(answer.status)] = None
-            except (NotSent, Ambiguous) as error:
-                outcomes[type(error).__name__] = None
-        assert sorted(outcomes) == ["200", "429", "500", "Ambiguous", "NotSent"]
-
-    simulate(failing())
-
-
-def test_a_live_call_whose_client_has_left_before_its_turn_is_not_sent() -> None:
-    async def left() -> None:
-        world = World(3, limits=LaneLimits(max_concurrency=1))
-        engine = await world.boot()
-        first = asyncio.create_task(engine.call(*asked(engine, b"first")))
-        await asyncio.sleep(0.1)
-        second = asyncio.create_task(engine.call(*asked(engine, b"second")))
-        await asyncio.sleep(0.1)
-        second.cancel()
-        await first
-        await asyncio.sleep(10)
-        assert world.network.ledger == ["first"]
-        await engine.call(*asked(engine, b"third"))
-
-    simulate(left())
-
-
-def test_at_a_stop_a_live_call_under_way_is_answered_and_one_that_waits_is_refused() -> None:
-    async def stopped() -> None:
-        world = World(4, limits=LaneLimits(max_concurrency=1))
-        engine = await world.boot()
-        calls = [asyncio.create_task(engine.call(*asked(engine, b"%d" % i))) for i in range(2)]
-        await asyncio.sleep(0.1)
-        await engine.stop()
-        under_way, waiting = await asyncio.gather(*calls, return_exceptions=True)
-        assert isinstance(under_way, Answer)
-        assert isinstance(waiting, NotSent)
-        with pytest.raises(NotSent):
-            await engine.call(*asked(engine, b"late"))
-        assert world.network.ledger == ["0"]
-
-    simulate(stopped())
 
 
 # Batches
@@ -236,7 +167,7 @@ def test_below_the_reserve_nothing_is_taken_in_and_live_calls_still_go() -> None
         engine = await world.boot()
         with pytest.raises(NoSpace):
             engine.check_room()
-        assert (await engine.call(*asked(engine, b"x"))).status == 200
+        assert (await engine.gateway.call(*asked(engine, b"x"))).status == 200
         world.blobs.capacity_bytes = 1 << 40
         await asyncio.sleep(2)
         engine.check_room()
