@@ -2,8 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import structlog
+
+# No test asserts an elapsed time, and no example of one either.
+hypothesis.settings.register_profile("batchwright", deadline=None)
+hypothesis.settings.load_profile("batchwright")
 
 
 @pytest.fixture(autouse=True)

@@ -36,7 +36,7 @@ def test_parts_follow_the_limit_of_requests_and_know_their_first_line(tmp_path: 
     assert [(part.first_line, part.requests) for part in plan.parts] == [(1, 3), (4, 3), (7, 1)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     sizes=st.lists(st.integers(0, 60), min_size=1, max_size=30),
     requests_max=st.integers(1, 8),
