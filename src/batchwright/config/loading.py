@@ -1,235 +1,45 @@
-"""Settings: defaults < file < environment < flags, read once and checked whole.
+"""How settings are read: defaults < file < environment < flags, once, and checked whole.
 
-The classes below are the list of settings: each field has its default, its reader and one sentence
-for the documentation. `load_config` is the only place that reads the environment; whatever is
-wrong is said at once, each problem with key, expectation, value and where the value came from.
+`load_config` is the only place that reads the environment; whatever is wrong is said at once, each
+problem with key, expectation, value and where the value came from.
 """
 
-# ruff: noqa: RUF009 - `setting` makes a dataclass field
 from __future__ import annotations
 
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from batchwright.config_values import (
-    Origin,
-    Secret,
-    Unexpected,
-    number,
-    read_endpoints,
-    read_file_path,
-    read_flag,
-    read_headers,
-    read_names,
-    read_path,
-    read_proxy,
-    read_routes,
-    read_secret,
-    read_text,
-    read_url,
-    setting,
-    whole,
+from batchwright.config.settings import (
+    ADMIN_KEY,
+    DATA_DIR,
+    Config,
+    LimitsConfig,
+    ModelConfig,
+    ProviderConfig,
+    ServerConfig,
+    names_of,
+    plain_keys,
+    quoted,
+    settings_of,
 )
+from batchwright.config.values import Origin, Secret, Unexpected
 from batchwright.domain.errors import ConfigError
 
 T = TypeVar("T")
 
 PREFIX = "BATCHWRIGHT_"
-ADMIN_KEY = "BATCHWRIGHT_ADMIN_KEY"
 ADMIN_KEY_LENGTH_MIN = 32
 FILE_NAME = "batchwright.toml"
-DATA_DIR = "batchwright-data"
 BUILTIN = "builtin"
-COUNT_MAX = 10**9
 
 _NOT_SETTINGS = frozenset(
     {ADMIN_KEY, "BATCHWRIGHT_API_KEY", "BATCHWRIGHT_BASE_URL", "BATCHWRIGHT_DEBUG"}
 )
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
-    """`[server]`: where `batchwright serve` listens."""
-
-    host: str = setting("127.0.0.1", read_text, "Address to listen on.")
-    port: int = setting(8000, whole(0, 65_535), "Port to listen on; 0 takes a free one.")
-    tls_cert_file: str | None = setting(
-        None, read_file_path, "PEM file with the server's certificate; with it, HTTPS is spoken."
-    )
-    tls_key_file: str | None = setting(
-        None, read_file_path, "PEM file with the private key of the certificate."
-    )
-    behind_proxy: bool = setting(
-        False,
-        read_flag,
-        "Plain HTTP on an address that other machines reach is meant: a proxy adds TLS.",
-    )
-    public_url: str | None = setting(
-        None, read_url, "Base URL to show to users, where it is not the one that they call."
-    )
-
-    @property
-    def is_loopback(self) -> bool:
-        return self.host in LOOPBACK
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitsConfig:
-    """`[limits]`: what a batch, a file and the disk may take."""
-
-    requests_per_batch: int | None = setting(
-        50_000, whole(1, COUNT_MAX, or_none=True), "Requests in one batch; 0: no limit."
-    )
-    embedding_inputs_per_batch: int | None = setting(
-        50_000,
-        whole(1, COUNT_MAX, or_none=True),
-        "Embedding inputs in one batch, over all its requests; 0: no limit.",
-    )
-    file_mb: int = setting(200, whole(1, 1_000_000), "Size of an uploaded input file, in MiB.")
-    line_mb: int = setting(16, whole(1, 512), "Size of one line of an input file, in MiB.")
-    one_model_per_file: bool = setting(
-        False, read_flag, "Refuse a file whose requests name different models, as OpenAI does."
-    )
-    extra_endpoints: tuple[str, ...] = setting(
-        (), read_endpoints, "Further JSON endpoints to allow, such as `/v1/images/generations`."
-    )
-    requests_per_s: float | None = setting(
-        60.0,
-        number(0.1, 1_000_000, or_none=True),
-        "API requests per second and tenant, pass-through calls apart; 0: no limit.",
-    )
-    stored_gb: int | None = setting(
-        50,
-        whole(1, 1_000_000, or_none=True),
-        "Files that a tenant may store, result files too, in GiB; 0: no limit.",
-    )
-    live_calls: int | None = setting(
-        500,
-        whole(1, COUNT_MAX, or_none=True),
-        "Pass-through calls of a tenant at a time, those that wait too; 0: no limit.",
-    )
-    live_mb: int | None = setting(
-        256,
-        whole(1, 1_000_000, or_none=True),
-        "Bodies of these calls of a tenant, held in memory, in MiB; 0: no limit.",
-    )
-    pack_embeddings: bool = setting(
-        True,
-        read_flag,
-        "Send embedding requests of a batch that differ only in `input` in shared calls.",
-    )
-    max_attempts: int = setting(
-        5, whole(1, 100), "How often a request is tried before it counts as failed."
-    )
-    grace_s: float = setting(
-        30.0, number(0, 3600), "How long calls in flight may go on at a stop, cancel or expiry."
-    )
-    held_mb: int = setting(
-        128, whole(1, 1_000_000), "Request bodies held in memory per batch, in MiB."
-    )
-    reserve_mb: int = setting(
-        1024, whole(0, 1_000_000_000), "Free disk space below which nothing is sent, in MiB."
-    )
-    result_days: int | None = setting(
-        30, whole(1, 36_500, or_none=True), "Days that result files are kept; 0: for ever."
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderConfig:
-    """`[providers.NAME]`: an account at an upstream."""
-
-    name: str
-    kind: str = setting(
-        "openai",
-        read_text,
-        "What it speaks or is; the name where that is a known kind, else `openai`.",
-    )
-    base_url: str = setting(
-        "", read_url, "Where its API is; a known kind brings its own, others need it."
-    )
-    api_key: Secret | None = setting(
-        None,
-        read_secret,
-        "`env:NAME` or `file:PATH`. Absent: the usual variable of a known kind at its own "
-        "address, else no key is sent.",
-    )
-    models: tuple[str, ...] = setting(
-        (), read_names, "Names or globs of the models to use it for; absent: ask its `/models`."
-    )
-    requests_per_minute: int | None = setting(
-        None, whole(1, COUNT_MAX), "Its rate limit in requests; absent: none."
-    )
-    tokens_per_minute: int | None = setting(
-        None, whole(1, 10**12), "Its rate limit in tokens; absent: none."
-    )
-    max_concurrency: int = setting(
-        2_000, whole(1, 10_000), "A ceiling on the calls in flight; it begins at 50."
-    )
-    timeout_s: float = setting(600.0, number(1, 86_400), "Time that one call may take.")
-    max_attempts: int | None = setting(
-        None, whole(1, 100), "As `limits.max_attempts`, for this provider."
-    )
-    headers: Mapping[str, Secret] = setting(
-        dict,
-        read_headers,
-        "Further headers of every call; a value may be `env:NAME` or `file:PATH`.",
-    )
-    ca_file: str | None = setting(
-        None, read_file_path, "PEM file with further roots to trust (an internal CA)."
-    )
-    proxy: Secret | None = setting(
-        None, read_proxy, "URL of the proxy for its calls; the proxy variables are not used."
-    )
-    batch: bool = setting(
-        True, read_flag, "Whether its own batch API may be used, where batchwright knows it."
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
-    """`[models."NAME"]`: how one model name is answered."""
-
-    routes: tuple[str, ...] = setting(
-        (), read_routes, 'Routes in order of preference, each "provider/model".'
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """Every effective setting; `origins` tells for each key where its value came from."""
-
-    data_dir: Path = setting(
-        Path(DATA_DIR), read_path, "Folder of the database, the files and the keys."
-    )
-    providers_from_environment: bool | None = setting(
-        None,
-        read_flag,
-        "Whether every known provider whose key is in the environment is on; absent: only "
-        "where no provider is configured.",
-    )
-    server: ServerConfig = field(default_factory=ServerConfig)
-    limits: LimitsConfig = field(default_factory=LimitsConfig)
-    providers: Mapping[str, ProviderConfig] = field(default_factory=dict)
-    models: Mapping[str, ModelConfig] = field(default_factory=dict)
-    admin_key: Secret | None = None
-    file: Path | None = None
-    origins: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-
-class EffectiveSetting(NamedTuple):
-    """One line of `batchwright config`; a secret's value is masked."""
-
-    key: str
-    value: Any
-    origin: str
 
 
 def load_config(
@@ -256,24 +66,6 @@ def load_config(
     loader.read_environment()
     loader.read_flags(flags or {})
     return loader.finish(path)
-
-
-def effective_settings(config: Config) -> Iterator[EffectiveSetting]:
-    """Every setting as it is in force, in the order of the documentation."""
-    sections: list[tuple[str, Any]] = [
-        ("", config),
-        ("server.", config.server),
-        ("limits.", config.limits),
-    ]
-    sections += [(f"providers.{_quoted(name)}.", each) for name, each in config.providers.items()]
-    sections += [(f"models.{_quoted(name)}.", each) for name, each in config.models.items()]
-    for prefix, section in sections:
-        for declared in _settings_of(type(section)):
-            key = prefix + declared.name
-            origin = config.origins.get(key, "default")
-            yield EffectiveSetting(key, _shown(getattr(section, declared.name)), origin)
-    if config.admin_key is not None:
-        yield EffectiveSetting(ADMIN_KEY, str(config.admin_key), "environment")
 
 
 def variable_of(key: str) -> str:
@@ -329,10 +121,10 @@ class _Loader:
             self._put(key, value, origin)
 
     def _put(self, key: str, value: Any, origin: Origin) -> None:
-        if key in _known(Config):
+        if key in names_of(Config):
             self._top[key] = _Raw(value, origin)
         elif key not in self._sections and key not in self._named:
-            self._unknown(key, origin, [*_known(Config), *self._sections, *self._named])
+            self._unknown(key, origin, [*names_of(Config), *self._sections, *self._named])
         elif not isinstance(value, dict):
             self._problems.append(f"{key}: expected a table [{key}] ({origin.name})")
         elif key in self._sections:
@@ -344,8 +136,7 @@ class _Loader:
         for name, table in value.items():
             if not isinstance(table, dict):
                 self._problems.append(
-                    f"{key}.{_quoted(name)}: expected a table "
-                    f"[{key}.{_quoted(name)}] ({origin.name})"
+                    f"{key}.{quoted(name)}: expected a table [{key}.{quoted(name)}] ({origin.name})"
                 )
                 continue
             kept = self._named[key].setdefault(name, {})
@@ -360,7 +151,7 @@ class _Loader:
     def _put_variable(self, variable: str, raw: _Raw) -> None:
         parts = variable.removeprefix(PREFIX).lower().split("__")
         match parts:
-            case [key] if key in _known(Config):
+            case [key] if key in names_of(Config):
                 self._top[key] = raw
             case [section, key] if section in self._sections:
                 self._sections[section][key] = raw
@@ -379,7 +170,7 @@ class _Loader:
         # Kubernetes sets variables such as BATCHWRIGHT_PORT for a service of our name, so one
         # without a section is only taken for a slip where it is near to a setting.
         has_section = "__" in variable
-        known = [variable_of(key) for key in _plain_keys() if ("." in key) == has_section]
+        known = [variable_of(key) for key in plain_keys() if ("." in key) == has_section]
         near = get_close_matches(variable, [*known, *_NOT_SETTINGS], n=1, cutoff=0.85)
         if has_section or near:
             hint = f"; nearest: {near[0]}" if near else ""
@@ -427,7 +218,7 @@ class _Loader:
     def _values(self, prefix: str, kind: type, table: Table) -> dict[str, Any]:
         """The values of a section that were given and can be read."""
         values = {}
-        for declared in _settings_of(kind):
+        for declared in settings_of(kind):
             raw = table.get(declared.name)
             if raw is None:
                 continue
@@ -446,8 +237,8 @@ class _Loader:
 
     def _check_known(self, prefix: str, kind: type, table: Table) -> None:
         for name, raw in table.items():
-            if name not in _known(kind):
-                self._unknown(prefix + name, raw.origin, [prefix + each for each in _known(kind)])
+            if name not in names_of(kind):
+                self._unknown(prefix + name, raw.origin, [prefix + each for each in names_of(kind)])
 
     def _unknown(self, key: str, origin: Origin, known: list[str]) -> None:
         near = get_close_matches(key, known, n=1, cutoff=0.6)
@@ -473,7 +264,7 @@ class _Loader:
     def _provider(self, name: str, table: Table) -> ProviderConfig | None:
         from batchwright.providers.catalog import catalog
 
-        prefix = f"providers.{_quoted(name)}."
+        prefix = f"providers.{quoted(name)}."
         if name == BUILTIN or not _PROVIDER_NAME.fullmatch(name):
             self._problems.append(_bad_provider_name(name))
             return None
@@ -528,7 +319,7 @@ class _Loader:
     def _models(self, providers: Mapping[str, ProviderConfig]) -> dict[str, ModelConfig]:
         models = {}
         for name, table in self._named["models"].items():
-            prefix = f"models.{_quoted(name)}."
+            prefix = f"models.{quoted(name)}."
             self._check_known(prefix, ModelConfig, table)
             models[name] = ModelConfig(**self._values(prefix, ModelConfig, table))
             if self._with_providers:
@@ -569,34 +360,12 @@ class _Loader:
 
 
 _PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-
-
-def _settings_of(kind: type) -> list[Field[Any]]:
-    return [declared for declared in fields(kind) if "reader" in declared.metadata]
-
-
-def _known(kind: type) -> list[str]:
-    return [declared.name for declared in _settings_of(kind)]
-
-
-def _plain_keys() -> list[str]:
-    """The dotted keys of the settings that are not named by the user."""
-    return [
-        *_known(Config),
-        *(f"server.{name}" for name in _known(ServerConfig)),
-        *(f"limits.{name}" for name in _known(LimitsConfig)),
-    ]
-
-
-def _quoted(name: str) -> str:
-    return name if _BARE_KEY.fullmatch(name) else f'"{name}"'
 
 
 def _bad_provider_name(name: str) -> str:
     if name == BUILTIN:
         return "providers.builtin: the embedded provider is always on and takes no settings"
-    return f"providers.{_quoted(name)}: expected a name of letters, digits, '.', '_' and '-'"
+    return f"providers.{quoted(name)}: expected a name of letters, digits, '.', '_' and '-'"
 
 
 def _unknown_provider(name: str, known: list[str]) -> str:
@@ -609,16 +378,3 @@ def _listed(problems: list[str]) -> str:
     if len(problems) == 1:
         return problems[0]
     return "\n  ".join([f"{len(problems)} settings are wrong:", *problems])
-
-
-def _shown(value: Any) -> Any:
-    """A value as plain data, secrets masked."""
-    if isinstance(value, Secret):
-        return str(value)
-    if isinstance(value, Path):
-        return str(value.absolute())
-    if isinstance(value, tuple):
-        return list(value)
-    if isinstance(value, Mapping):
-        return {name: _shown(each) for name, each in value.items()}
-    return value
