@@ -13,6 +13,9 @@ from batchwright.domain.file import Extent
 
 T = TypeVar("T")
 
+Range = tuple[int, int]
+"""Offset and length in bytes."""
+
 CHUNK_BYTES = 1 << 20  # how much a read yields at a time
 
 
@@ -37,6 +40,11 @@ class Blobs(Protocol):
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """Stream a range in pieces of about `CHUNK_BYTES`. Raises `Damaged` if it ends early."""
+        ...
+
+    async def read_ranges(self, key: str, ranges: Sequence[Range]) -> list[bytes]:
+        """Read many ranges at once, given by rising offset: what they hold together must fit into
+        memory. Raises `Damaged` where one is not there."""
         ...
 
     async def size(self, key: str) -> int | None:
@@ -99,3 +107,26 @@ async def read_extents(blobs: Blobs, extents: Sequence[Extent]) -> AsyncIterator
     for extent in extents:
         async for chunk in blobs.read(extent.key, extent.offset, extent.length):
             yield chunk
+
+
+async def read_extent_ranges(
+    blobs: Blobs, extents: Sequence[Extent], ranges: Sequence[Range]
+) -> list[bytes]:
+    """The bytes of each range of a file, given by rising offset."""
+    found = [b""] * len(ranges)
+    start = 0  # of the extent in the file
+    for extent in extents:
+        end = start + extent.length
+        inside = [
+            (place, max(offset, start), min(offset + length, end))
+            for place, (offset, length) in enumerate(ranges)
+            if offset < end and offset + length > start
+        ]
+        if inside:
+            shift = extent.offset - start
+            parts = [(first + shift, last - first) for _, first, last in inside]
+            texts = await blobs.read_ranges(extent.key, parts)
+            for (place, _, _), text in zip(inside, texts, strict=True):
+                found[place] += text
+        start = end
+    return found

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
 
-from batchwright.blobs.base import CHUNK_BYTES
+from batchwright.blobs.base import CHUNK_BYTES, Range
 from batchwright.blobs.keys import checked_key, checked_prefix
 from batchwright.domain.errors import Damaged, NoSpace, StorageError
 
@@ -71,6 +71,15 @@ class MemoryBlobs:
             piece = bytes(data[offset : min(stop, offset + CHUNK_BYTES)])
             offset += len(piece)
             yield piece
+
+    async def read_ranges(self, key: str, ranges: Sequence[Range]) -> list[bytes]:
+        """Sees what was written, synced or not."""
+        await self._wait(self._lives)
+        data = self._existing(key).data
+        for offset, length in ranges:
+            if offset + length > len(data):
+                raise Damaged(f"{key} has {len(data)} bytes, {offset + length} were expected")
+        return [bytes(data[offset : offset + length]) for offset, length in ranges]
 
     async def size(self, key: str) -> int | None:
         """Bytes of a file; None if there is none."""

@@ -8,14 +8,15 @@ one takes the place of the failure before it.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Iterator
+from operator import itemgetter
 
 from batchwright.blobs.base import Blobs
-from batchwright.engine.results import Place, ResultIndex, Settled
+from batchwright.engine.results import Place, ResultFile, ResultIndex, Settled
 
 _WINDOW_LINES = 4096
 _WINDOW_BYTES = 2 * 2**20
-_GAP_BYTES = 4096  # read along where it saves a read
 
 
 async def windows(index: ResultIndex, lines: int, blobs: Blobs) -> AsyncGenerator[list[Settled]]:
@@ -35,30 +36,25 @@ async def windows(index: ResultIndex, lines: int, blobs: Blobs) -> AsyncGenerato
 async def _read(window: list[Place], index: ResultIndex, blobs: Blobs) -> list[Settled]:
     found: list[Settled] = []
     make = tuple.__new__  # a third of the time of a call of the class
-    for run in _runs(sorted(window), index):
-        start, stop = run[0][0], run[-1][0] + run[-1][1]
-        file = index.file_at(start)
-        pieces = [piece async for piece in blobs.read(file.key, start - file.start, stop - start)]
-        data, is_error = b"".join(pieces), file.is_error
-        del pieces
+    for file, places in _by_file(sorted(window), index):
+        ranges = [(address - file.start, length - 1) for address, length, _ in places]
+        lines, is_error = await blobs.read_ranges(file.key, ranges), file.is_error
         found += [
-            make(Settled, (number, data[address - start : address - start + length - 1], is_error))
-            for address, length, number in run
+            make(Settled, (number, line, is_error))
+            for (_, _, number), line in zip(places, lines, strict=True)
         ]
     found.sort()
     return found
 
 
-def _runs(places: list[Place], index: ResultIndex) -> Iterator[list[Place]]:
-    """Places that lie close together in one file, so that one read gets them."""
-    first = run_end = file_end = 0
-    for number, (address, length, _) in enumerate(places):
-        if address - run_end > _GAP_BYTES or address >= file_end:
-            if number > first:
-                yield places[first:number]
-            first, file_end = number, index.file_at(address).end
-        run_end = address + length
-    yield places[first:]
+def _by_file(places: list[Place], index: ResultIndex) -> Iterator[tuple[ResultFile, list[Place]]]:
+    """Places in the order of where they lie, file by file."""
+    first = 0
+    while first < len(places):
+        file = index.file_at(places[first][0])
+        behind = bisect_left(places, file.end, first, key=itemgetter(0))
+        yield file, places[first:behind]
+        first = behind
 
 
 def pulled(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchwright.blobs.base import CHUNK_BYTES, Blobs, read_extents
+from batchwright.blobs.base import CHUNK_BYTES, Blobs, read_extent_ranges, read_extents
 from batchwright.blobs.local import LocalBlobs
 from batchwright.blobs.memory import MemoryBlobs
 from batchwright.domain.errors import Damaged, StorageError
@@ -118,6 +118,42 @@ async def test_a_range_beyond_the_end_is_damage(
 
     with pytest.raises(Damaged):
         await content(blobs, "files/file-1", offset, length)
+
+
+async def test_many_ranges_are_read_at_once(blobs: Blobs) -> None:
+    data = bytes(range(256)) * 1_000
+    await put(blobs, "files/file-1", data)
+    ranges = [(0, 3), (3, 0), (3, 5), (10, 1), (100_000, 7), (255_990, 10)]
+
+    found = await blobs.read_ranges("files/file-1", ranges)
+
+    assert found == [data[offset : offset + length] for offset, length in ranges]
+    assert await blobs.read_ranges("files/file-1", []) == []
+
+
+async def test_a_range_of_many_that_is_not_there_is_damage(blobs: Blobs) -> None:
+    await put(blobs, "files/file-1", b"0123456789")
+
+    with pytest.raises(Damaged):
+        await blobs.read_ranges("files/file-1", [(0, 5), (8, 3)])
+    with pytest.raises(Damaged):
+        await blobs.read_ranges("files/none", [(0, 5)])
+
+
+@pytest.mark.parametrize("cuts", [[], [7], [3, 3, 9], [8, 9]])
+async def test_ranges_of_a_file_are_read_wherever_its_extents_lie(
+    blobs: Blobs, cuts: list[int]
+) -> None:
+    text = b"0123456789abcdef"
+    extents = []
+    for place, (start, end) in enumerate(zip([0, *cuts], [*cuts, 16], strict=True)):
+        await put(blobs, f"part{place}", b"before" + text[start:end])
+        extents.append(Extent(f"part{place}", 6, end - start))
+    ranges = [(0, 3), (2, 9), (7, 1), (8, 0), (11, 5)]
+
+    found = await read_extent_ranges(blobs, extents, ranges)
+
+    assert found == [text[offset : offset + length] for offset, length in ranges]
 
 
 async def test_reading_what_is_missing_is_damage(blobs: Blobs) -> None:
