@@ -139,13 +139,13 @@ class Ran:
     phases_s: dict[str, float]  # what it said it was doing, from the first time to the next
 
 
-def run_to_end(source: Path, config: Path, output: Path) -> Ran:
+def run_to_end(source: Path, config: Path, output: Path, *options: str) -> Ran:
     """Run the command; every request must be answered."""
     said: list[str] = []
     begun_s: dict[str, float] = {}
     started = perf_counter()
     with subprocess.Popen(
-        run_command(source, config, output),
+        [*run_command(source, config, output), *options],
         env={**environment(), "HOME": str(source.parent)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), ROOT / "examples" / "README.md"])
 TUTORIALS = [ROOT / "README.md", DOCS / "quickstart.md", DOCS / "server.md"]
-REFERENCES = [DOCS / "command-line.md", DOCS / "limits.md"]  # a batch has run there already
+REFERENCES = [DOCS / name for name in ("command-line.md", "limits.md", "dedupe.md")]
+"""Where a batch has run already."""
 CONFIGURATION = DOCS / "configuration.md"
 
 _BLOCK = re.compile(

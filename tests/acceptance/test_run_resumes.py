@@ -27,11 +27,11 @@ CHAT = "/v1/chat/completions"
 class RunProcess:
     """The real command in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         source = str(Path(__file__).resolve().parents[2] / "src")
         environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "batchwright", "run", "in.jsonl", "-o", "out.jsonl"],
+            [sys.executable, "-m", "batchwright", "run", "in.jsonl", "-o", "out.jsonl", *options],
             cwd=folder,
             env={**environment, "PYTHONPATH": source},
             stdout=subprocess.PIPE,
@@ -75,10 +75,14 @@ def sandbox(tmp_path: Path) -> Iterator[SandboxProcess]:
         yield process
 
 
-def write_requests(folder: Path, *, model: str = "m", count: int = REQUESTS) -> None:
+def write_requests(
+    folder: Path, *, model: str = "m", count: int = REQUESTS, distinct: int | None = None
+) -> None:
+    """`distinct` of them differ; the others repeat those, in turn."""
     with (folder / "in.jsonl").open("w") as file:
         for number in range(count):
-            body = {"model": model, "messages": [{"role": "user", "content": f"no. {number}"}]}
+            text = f"no. {number % (distinct or count)}"
+            body = {"model": model, "messages": [{"role": "user", "content": text}]}
             line = {"custom_id": f"r-{number}", "method": "POST", "url": CHAT, "body": body}
             file.write(json.dumps(line) + "\n")
 
@@ -150,6 +154,30 @@ def test_killed_and_resumed_nothing_is_lost_and_repeats_are_at_most_the_slots_an
     assert 0 < repeats <= SLOTS
     told = next(line for line in said.splitlines() if line.startswith("possibly paid twice"))
     assert repeats <= int(told.split()[3].replace(",", "")) <= SLOTS
+
+
+def test_killed_and_resumed_what_is_asked_twice_is_sent_once_but_for_what_is_told(
+    sandbox: SandboxProcess, tmp_path: Path
+) -> None:
+    count = 25 * REQUESTS
+    write_requests(tmp_path, count=count, distinct=REQUESTS)
+
+    first = RunProcess(tmp_path, "--dedupe")
+    wait_for_calls(first, sandbox.ledger_path, REQUESTS // 2)
+    first.send(signal.SIGKILL)
+    first.end()
+    code, said = RunProcess(tmp_path, "--dedupe").end()
+    sandbox.stop()
+
+    assert code == 0
+    found = verify_files(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert found.is_whole
+    assert found.successes == count
+    calls = sandbox.calls_by_body()
+    repeats = calls.total() - REQUESTS
+    assert len(calls) == REQUESTS
+    assert 0 < repeats <= SLOTS
+    assert f"saved   {count - REQUESTS:,} requests" in said
 
 
 def test_sigterm_stops_as_ctrl_c_does_and_the_next_signal_leaves_at_once(

@@ -31,6 +31,7 @@ from mortal import WideWorld
 from simulation import TENANT, ScriptedNetwork, simulate, texts_of
 
 CHAT_URL = "/v1/chat/completions"
+CUT_SHORT = ("batch_expired", "batch_cancelled")
 FREE = (429, 500)  # answers of the scripted network that cost nothing
 
 
@@ -70,7 +71,9 @@ class Watched:
     """A batch of the history, and what was seen of it."""
 
     id: str
-    texts: list[str]  # of its requests, by physical line - 1; empty for a blank line
+    names: list[str]  # of its requests, by physical line - 1; empty for a blank line
+    texts: dict[str, str]  # what each says, by name
+    is_deduped: bool = False  # then several may say the same
     may_be_cut_short: bool = False  # cancelled, or a short window
     cursor: str | None = None
     seen: list[bytes] = field(default_factory=list)  # result lines, page by page
@@ -160,19 +163,28 @@ class History:
 
     async def _create(self, number: int) -> None:
         random = self.random
-        texts = [f"batch {number} line {n}" for n in range(1, random.choice([2, 20, 90, 300]))]
-        for at in random.sample(range(len(texts)), len(texts) // 10):
-            texts[at] = ""
-        if not any(texts):
-            texts[0] = "the only one"
+        names = [f"batch {number} line {n}" for n in range(1, random.choice([2, 20, 90, 300]))]
+        for at in random.sample(range(len(names)), len(names) // 10):
+            names[at] = ""
+        if not any(names):
+            names[0] = "the only one"
+        texts = {name: name for name in names if name}
+        is_deduped = random.random() < 0.4
+        if is_deduped:
+            texts = {name: f"batch {number} says {random.randrange(40)}" for name in texts}
         window = random.choice(["24h", "24h", "24h", "1m"])
         models = random.choice(["m", "n", "mn"])
         request = random.choice([_chat, _chat, _embedding])
-        data = "\n".join(request(text, random.choice(models)) for text in texts).encode()
+        of_text = {text: random.choice(models) for text in texts.values()}
+        data = "\n".join(
+            request(name, texts[name], of_text[texts[name]]) if name else "" for name in names
+        )
         endpoint = EMBEDDINGS_URL if request is _embedding else CHAT_URL
-        batch = await self.world.create_batch(data, window, endpoint=endpoint)
-        self.batches.append(Watched(batch.id, texts, window == "1m"))
-        self.outcome.lines += sum(map(bool, texts))
+        batch = await self.world.create_batch(
+            data.encode(), window, endpoint=endpoint, options={"dedupe": is_deduped}
+        )
+        self.batches.append(Watched(batch.id, names, texts, is_deduped, window == "1m"))
+        self.outcome.lines += len(texts)
 
     async def _crash(self) -> None:
         is_power_cut = self.random.random() < 0.4
@@ -227,7 +239,11 @@ class History:
             supervisor = self.world.engine.supervisor(watched.id)
             if supervisor is not None and supervisor.current is not None:
                 is_done = supervisor.current.tally.is_done
-                found += [text for n, text in enumerate(watched.texts, 1) if text and is_done(n)]
+                found += [
+                    watched.texts[name]
+                    for n, name in enumerate(watched.names, 1)
+                    if name and is_done(n)
+                ]
         return found
 
     async def _read_page(self, watched: Watched) -> bool:
@@ -244,16 +260,18 @@ class History:
         assert batch.is_terminal, batch.status
         assert batch.status is Status.COMPLETED or watched.may_be_cut_short, batch.status
         self.outcome.statuses[batch.status] += 1
-        wanted = sorted(text for text in watched.texts if text)
+        wanted = sorted(watched.texts)
         output = (await self.world.read_file(batch.output_file_id)).splitlines(True)
         errors = (await self.world.read_file(batch.error_file_id)).splitlines(True)
-        assert sorted(map(_text, output + errors)) == wanted, "not one line per request"
+        assert sorted(map(_name, output + errors)) == wanted, "not one line per request"
         assert (batch.counts.completed, batch.counts.failed) == (len(output), len(errors))
         assert batch.counts.total == len(wanted)
-        assert all(_answer(line) == "echo: " + _text(line) for line in output), "mixed up"
+        texts = watched.texts
+        assert all(_answer(line) == "echo: " + texts[_name(line)] for line in output), "mixed up"
+        bought = self._check_copies(watched, batch, output, errors)
         # What is left of a call that a crash cut through keeps its share, by bytes, of the usage.
-        tolerance = len(output) if self.outcome.crashes else 0
-        assert abs(batch.closing.usage.input_tokens - 5 * len(output)) <= tolerance
+        tolerance = bought if self.outcome.crashes else 0
+        assert abs(batch.closing.usage.input_tokens - 5 * bought) <= tolerance
         assert sum(batch.closing.codes.values()) == len(errors)
         assert "worker_lost" not in batch.closing.codes, "no request caused any of the crashes"
         while await self._read_page(watched):
@@ -261,34 +279,68 @@ class History:
         assert sorted(watched.seen) == sorted(output + errors), "the pages miss or repeat lines"
         self._check_listed(watched, batch)
 
+    def _check_copies(
+        self, watched: Watched, batch: Batch, output: list[bytes], errors: list[bytes]
+    ) -> int:
+        """A copy says what the first line with its text says; returns how many answers are none."""
+        results = {_name(line): json.loads(line) for line in output + errors}
+        first: dict[str, str] = {}
+        copies = 0
+        for name in filter(None, watched.names):
+            result = results[name]
+            leader = results[first.setdefault(watched.texts[name], name)]
+            copied_from = result["batchwright"].get("copied_from")
+            if copied_from is None:
+                # Only what ends a leader without a word of its own ends a follower so, too.
+                was_sent = not watched.is_deduped or result is leader
+                assert was_sent or (_is_cut_short(result) and _is_cut_short(leader))
+                continue
+            copies += 1
+            assert watched.names[copied_from["line"] - 1] == leader["custom_id"]
+            assert "copied_from" not in leader["batchwright"]
+            assert all(result[part] == leader[part] for part in ("response", "error"))
+        assert batch.closing.savings.requests == copies
+        return sum(b'"copied_from"' not in line for line in output)
+
     def _check_listed(self, watched: Watched, batch: Batch) -> None:
         """Whatever may have been paid twice is listed, but for what a power cut made unknown."""
         listed = batch.closing.possibly_paid_twice_lines
         unlisted = [
             number
-            for number, text in enumerate(watched.texts, 1)
+            for number, text in self._sent(watched)
             if self.network.paid[text] > 1 and number not in listed
         ]
         slots = sum(lane.slots for lane in self.world.engine.router.lanes)  # type: ignore[union-attr]
         slots *= LIMITS.inputs_max
         assert len(unlisted) <= self.power_cuts * slots, f"paid twice, not listed: {unlisted}"
 
-
-def _chat(text: str, model: str) -> str:
-    return _request(text, CHAT_URL, model=model, messages=[{"role": "user", "content": text}])
-
-
-def _embedding(text: str, model: str) -> str:
-    return _request(text, EMBEDDINGS_URL, model=model, input=text)
-
-
-def _request(text: str, url: str, **body: Any) -> str:
-    line = {"custom_id": text, "method": "POST", "url": url, "body": body}
-    return json.dumps(line) if text else ""
+    def _sent(self, watched: Watched) -> list[tuple[int, str]]:
+        """The lines that may be sent, and what they say: the first of each text."""
+        first: dict[str, int] = {}
+        for number, name in enumerate(watched.names, 1):
+            if name:
+                first.setdefault(watched.texts[name], number)
+        return [(number, text) for text, number in first.items()]
 
 
-def _text(line: bytes) -> str:
+def _chat(name: str, text: str, model: str) -> str:
+    return _request(name, CHAT_URL, model=model, messages=[{"role": "user", "content": text}])
+
+
+def _embedding(name: str, text: str, model: str) -> str:
+    return _request(name, EMBEDDINGS_URL, model=model, input=text)
+
+
+def _request(name: str, url: str, **body: Any) -> str:
+    return json.dumps({"custom_id": name, "method": "POST", "url": url, "body": body})
+
+
+def _name(line: bytes) -> str:
     return str(json.loads(line)["custom_id"])
+
+
+def _is_cut_short(result: dict[str, Any]) -> bool:
+    return result["error"] is not None and result["error"]["code"] in CUT_SHORT
 
 
 def _answer(line: bytes) -> str:

@@ -291,7 +291,12 @@ class World:
         return file.id
 
     async def create_batch(
-        self, data: bytes, window: str = "24h", *, endpoint: str = "/v1/chat/completions"
+        self,
+        data: bytes,
+        window: str = "24h",
+        *,
+        endpoint: str = "/v1/chat/completions",
+        options: Mapping[str, Any] | None = None,
     ) -> Batch:
         """Upload an input file and create a batch of it."""
         assert self.engine is not None
@@ -300,6 +305,7 @@ class World:
             endpoint=endpoint,
             input_file_id=await self.upload(data),
             completion_window=window,
+            options=options,
         )
 
     async def get_batch(self, batch_id: str) -> Batch:
@@ -318,17 +324,22 @@ class World:
 
 def chat_lines(count: int, model: str = "m") -> bytes:
     """An input file of so many small chat requests; request i says `request i`."""
+    return chat_lines_saying([f"request {i}" for i in range(count)], model)
+
+
+def chat_lines_saying(texts: Sequence[str], model: str = "m") -> bytes:
+    """An input file of a small chat request for each text; the i-th from 0 is named `r-i`."""
     return b"".join(
         json.dumps(
             {
                 "custom_id": f"r-{i}",
                 "method": "POST",
                 "url": "/v1/chat/completions",
-                "body": {"model": model, "messages": [{"role": "user", "content": f"request {i}"}]},
+                "body": {"model": model, "messages": [{"role": "user", "content": text}]},
             }
         ).encode()
         + b"\n"
-        for i in range(count)
+        for i, text in enumerate(texts)
     )
 
 

@@ -60,6 +60,10 @@ def run(
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Only the first N, as a trial.")
     ] = None,
+    dedupe: Annotated[
+        bool,
+        typer.Option("--dedupe", help="Send what is asked twice once; both get the answer."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count and check, show the first request, send none.")
     ] = False,
@@ -103,6 +107,7 @@ def run(
         params=dict(parse_param(each) for each in param or ()),
         prefix=prefix,
         limit=limit,
+        dedupe=dedupe,
     )
     command = RunCommand(
         source,

@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 from batchwright.cli.exits import Exit
 from batchwright.cli.inspection import say_inspection
 from batchwright.cli.run_display import Display, open_display
-from batchwright.cli.terminal import note, say, say_json, shown_cost, shown_span
+from batchwright.cli.terminal import (
+    note,
+    say,
+    say_json,
+    shown_cost,
+    shown_savings,
+    shown_span,
+)
 from batchwright.config import Config
 from batchwright.engine.results import Settled
 from batchwright.local.errors import Stopped
@@ -180,6 +187,10 @@ def _say_summary(summary: Summary) -> None:
     usage = summary.usage
     say(f"tokens  {usage.input_tokens:,} in, {usage.output_tokens:,} out")
     say(f"cost    {shown_cost(summary.cost)}")
+    saved = summary.savings
+    if saved.requests:
+        shown = shown_savings(saved.requests, saved.usage.total_tokens, saved.cost_usd)
+        say(f"saved   {shown} (asked twice, sent once)")
     if summary.possibly_paid_twice:
         say(f"possibly paid twice  {summary.possibly_paid_twice:,} (an answer was lost on the way)")
     say(f"output  {summary.output}")

@@ -18,6 +18,7 @@ from batchwright.cli.terminal import (
     say_json,
     shown_cost,
     shown_count,
+    shown_savings,
     shown_span,
     shown_time,
 )
@@ -83,6 +84,7 @@ def described(batch: Wire) -> Iterator[str]:
     yield from _optional("tokens", _tokens(batch.get("usage") or {}))
     if "cost_usd" in ours:
         yield _labelled("cost", shown_cost(ours["cost_usd"]))
+    yield from _optional("saved", _saved(ours.get("savings") or {}))
     yield _labelled("created", shown_time(batch.get("created_at")))
     if batch["status"] in ("validating", "in_progress", "finalizing"):
         yield _labelled("expires", shown_time(batch.get("expires_at")))
@@ -183,6 +185,12 @@ def _tokens(usage: Wire) -> str | None:
     cached = (usage.get("input_tokens_details") or {}).get("cached_tokens") or 0
     note = f" ({cached:,} cached)" if cached else ""
     return f"{usage['input_tokens']:,} in{note}, {usage['output_tokens']:,} out"
+
+
+def _saved(savings: Wire) -> str | None:
+    if not savings.get("requests"):
+        return None
+    return shown_savings(savings["requests"], savings["usage"]["total_tokens"], savings["cost_usd"])
 
 
 def _codes(codes: dict[str, int]) -> str:

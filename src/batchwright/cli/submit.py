@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +36,10 @@ def submit(
         Priority | None,
         typer.Option(metavar="LEVEL", help="low, normal or high, beside your other batches."),
     ] = None,
+    dedupe: Annotated[
+        bool,
+        typer.Option("--dedupe", help="Send requests with the same body once; all get the answer."),
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
     config: ConfigFile = None,
     base_url: BaseUrl = None,
@@ -50,8 +54,11 @@ def submit(
     require_file(file, "batch requests (JSONL)")
     require_requests(file)
     window_s(window)  # raises before anything is uploaded
+    options: dict[str, Any] = {"dedupe": True} if dedupe else {}
+    if priority is not None:
+        options["priority"] = priority.value
     return run_async(
-        _submit(file, window, description, priority, wait, config, base_url, api_key, as_json)
+        _submit(file, window, description, options, wait, config, base_url, api_key, as_json)
     )
 
 
@@ -59,7 +66,7 @@ async def _submit(
     file: Path,
     window: str,
     description: str | None,
-    priority: Priority | None,
+    options: dict[str, Any],
     wait: bool,
     config: Path | None,
     base_url: str | None,
@@ -67,8 +74,7 @@ async def _submit(
     as_json: bool,
 ) -> int:
     async with connect(config, base_url, api_key, window=window) as processor:
-        if priority is not None:
-            processor.client.batch_options = {"priority": priority.value}
+        processor.client.batch_options = options
         batch_id = await processor.submit_batch(file, description)
         if not as_json:
             say(batch_id)

@@ -119,6 +119,12 @@ def shown_cost(cost_usd: float | None) -> str:
     return f"${text:0<4}" if text != "0." else "less than $0.000001"
 
 
+def shown_savings(requests: int, tokens: int, cost_usd: float | None) -> str:
+    """`900 requests, 6,300 tokens, $0.42`; without a price no dollars."""
+    cost = "" if cost_usd is None else f", {shown_cost(cost_usd)}"
+    return f"{shown_count(requests, 'request')}, {tokens:,} tokens{cost}"
+
+
 def shown_bytes(size_bytes: float) -> str:
     """A size in the unit that fits: `512 B`, `1.5 MB`."""
     for unit in ("B", "kB", "MB", "GB"):

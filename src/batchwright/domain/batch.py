@@ -56,6 +56,41 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Savings:
+    """What was not bought, because the answer was there already."""
+
+    requests: int = 0  # whose results are copies
+    usage: Usage = NO_USAGE
+    cost_nano: int = 0  # billionths of a dollar, as far as it is known
+    unpriced: int = 0  # copies of answers of models whose price is not known
+
+    @property
+    def cost_usd(self) -> float | None:
+        """None where the price of a copied answer is not known."""
+        return None if self.unpriced else self.cost_nano / 1e9
+
+    def to_wire(self) -> dict[str, object]:
+        """As they stand under the key `batchwright` of a Batch object."""
+        return {
+            "requests": self.requests,
+            "usage": self.usage.to_wire(),
+            "cost_usd": self.cost_usd,
+        }
+
+    def add(self, other: Savings) -> Savings:
+        """The sum of the two."""
+        return Savings(
+            self.requests + other.requests,
+            self.usage.add(other.usage),
+            self.cost_nano + other.cost_nano,
+            self.unpriced + other.unpriced,
+        )
+
+
+NO_SAVINGS = Savings()
+
+
+@dataclass(frozen=True, slots=True)
 class Closing:
     """What is summed up once, when a batch ends; while it runs the journal knows it."""
 
@@ -66,6 +101,7 @@ class Closing:
     attempts: int = 0
     possibly_paid_twice: int = 0  # requests
     possibly_paid_twice_lines: tuple[int, ...] = ()  # the first `LISTED_LINES_MAX` of them
+    savings: Savings = NO_SAVINGS
 
     @property
     def cost_usd(self) -> float | None:
@@ -74,6 +110,7 @@ class Closing:
 
 
 LISTED_LINES_MAX = 10_000
+DEDUPE = "dedupe"  # an option of a batch
 NO_COUNTS = Counts()
 NO_CLOSING = Closing()
 
@@ -116,6 +153,11 @@ class Batch:
     @property
     def is_terminal(self) -> bool:
         return not TRANSITIONS[self.status]
+
+    @property
+    def is_deduped(self) -> bool:
+        """Whether requests with the same body are sent once."""
+        return bool(self.options.get(DEDUPE))
 
     @property
     def is_sending(self) -> bool:

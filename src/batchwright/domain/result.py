@@ -76,6 +76,17 @@ def failure_line(head: bytes, custom_id: str, code: Code, message: str, ours: by
     )
 
 
+def copied_line(head: bytes, custom_id: str, response: bytes, error: bytes, ours: bytes) -> bytes:
+    """A result line with the `response` and the `error` of another, as they stand there."""
+    return b'%b,"custom_id":%b,"response":%b,"error":%b,"batchwright":%b}\n' % (
+        head,
+        _json_string(custom_id),
+        response,
+        error,
+        ours,
+    )
+
+
 def line_head(prefix: bytes, line: int) -> bytes:
     """The start of a result line; `prefix` is `head_prefix(batch_id)`."""
     return b'%b%d"' % (prefix, line)

@@ -2,7 +2,8 @@
 
 The account file is recovery, index by line, counters and ledger in one. Three kinds of record:
 
-- a *result* (`OUTPUT` or `ERROR`): the line that a request ended as, by offset, length and CRC-32;
+- a *result* (`OUTPUT` or `ERROR`): the line that a request ended as, by offset, length and CRC-32.
+  Of one that is a copy (`COPIED`) nothing was bought: its tokens and costs are what that saved;
 - an *attempt* (neither flag): a try that may have cost money and did not become the result;
 - a *mark* (`MARK`): the lengths up to which the three files were synced when it was written. Damage
   before a mark is damage; after the last one it is an unsynced tail.
@@ -25,6 +26,7 @@ MAYBE_PAID = 4  # an answer of this attempt was lost: it may be paid for again
 IN_CRASH = 8  # the attempt was in flight when the process died; ends in `Suspicion.packed`
 MARK = 16
 UNPRICED = 32  # a result of a model whose price is not known: its cost is not 0, but unknown
+COPIED = 64  # a result that is a copy of another: its tokens and costs are saved, not spent
 
 _FIELDS = Struct("<IIHHHHIIIIqqdQII")
 _CHECK = Struct("<I")

@@ -28,6 +28,7 @@ from batchwright.domain.segment import Segment
 from batchwright.domain.usage import Usage
 from batchwright.engine.account import MAYBE_PAID
 from batchwright.engine.budget import Budget
+from batchwright.engine.copier import Copier
 from batchwright.engine.estimate import Estimator, estimate, learn
 from batchwright.engine.fair_queue import Flow
 from batchwright.engine.journal import Journal
@@ -103,6 +104,7 @@ class BatchRun:
             on_failed=self._on_failed_journal,
         )
         self._recorder = Recorder(self._journal, batch.id)
+        self._copier = self._make_copier() if batch.is_deduped else None
         self._slots = slots
         self._flows: dict[Lane, LaneFlow] = {}
         self._reader = Reader(
@@ -111,9 +113,7 @@ class BatchRun:
             blobs=blobs,
             runtime=runtime,
             router=router,
-            # What this epoch does to a line, it does after reading it: where no earlier epoch did
-            # anything, no line is done.
-            is_done=self.tally.is_done if self.tally.settled else None,
+            is_done=self._skipped(),
             sink=self,
             on_end=self._on_read,
         )
@@ -134,6 +134,31 @@ class BatchRun:
         self._estimators: dict[str, Estimator] = {}  # of tokens, by model
         self._pace = Pace()
         self._weight = batch.priority.weight  # among the batches of its tenant
+
+    def _make_copier(self) -> Copier:
+        return Copier(
+            batch=self._batch,
+            extents=self._extents,
+            blobs=self._blobs,
+            journal=self._journal,
+            recorder=self._recorder,
+            earlier=self._recovered.segments,
+            on_end=self._on_copied,
+        )
+
+    def _skipped(self) -> Callable[[int], bool] | None:
+        """Which lines are not read for sending; None where none can be.
+
+        What this epoch does to a line, it does after reading it: where no earlier epoch did
+        anything, no line is done.
+        """
+        is_done = self.tally.is_done if self.tally.settled else None
+        if self._copier is None:
+            return is_done
+        is_follower = self._copier.is_follower
+        if is_done is None:
+            return is_follower
+        return lambda line: is_done(line) or is_follower(line)
 
     # What others ask
 
@@ -170,7 +195,10 @@ class BatchRun:
     def start(self) -> None:
         """Begin to read and to send."""
         self._is_sending = True
-        self._reader.start()
+        if self._copier is None:
+            self._reader.start()
+        else:
+            self._copier.start(self._reader.start)
 
     def set_paused(self, is_paused: bool) -> None:
         """Let nothing more be taken from the flows, or go on. Safe twice."""
@@ -201,6 +229,8 @@ class BatchRun:
         self._suspects.withdraw()
         for lane, flow in self._flows.items():
             lane.detach(flow)
+        if self._copier is not None:
+            await self._copier.stop()
         if self._in_flight:
             self._quiet.clear()
             try:
@@ -225,7 +255,11 @@ class BatchRun:
                 self._slots.give_back(slot)
 
     async def write_not_run(self, code: Code, is_stopping: Callable[[], bool]) -> None:
-        """Give each request without a result a line with `code`."""
+        """Give each request without a result a line with `code`, and first copy what can be."""
+        if self._copier is not None:
+            await self._copier.finish(is_stopping)
+            if is_stopping():
+                return
         await write_not_run(
             code,
             extents=self._extents,
@@ -268,6 +302,11 @@ class BatchRun:
     def refuse(self, request: Request, message: str) -> None:
         """End a request that nobody serves. See `Sink`."""
         self._recorder.not_sent(request, Code.MODEL_NOT_FOUND, message)
+
+    def _on_copied(self, error: BaseException | None) -> None:
+        """The copier was stopped, or has failed."""
+        if error is not None:
+            self._on_read(error)
 
     def _on_read(self, error: BaseException | None) -> None:
         """All is read, or the reader has failed."""
@@ -495,6 +534,8 @@ class BatchRun:
             self._reader.go_on()
         if self._suspects.are_held:
             self._send_held()
+        if self._copier is not None:
+            self._copier.go_on()
         if self.is_settled:
             self._on_change()
 
@@ -504,6 +545,8 @@ class BatchRun:
             if token is not None:
                 token[0].release_slot()
         self._budget.open()
+        if self._copier is not None:
+            self._copier.go_on()
         if self._journal.failure is not None:
             self._fail(self._journal.failure)
 

@@ -21,7 +21,7 @@ from batchwright.domain.result import (
     line_head,
     result_id,
 )
-from batchwright.engine.account import MAYBE_PAID, UNPRICED
+from batchwright.engine.account import COPIED, MAYBE_PAID, OUTPUT, UNPRICED, Record
 from batchwright.engine.journal import Journal
 from batchwright.engine.pending import Pending
 from batchwright.providers.base import Answer
@@ -109,6 +109,14 @@ class Recorder:
     def rendered(self, line: int, text: bytes, code: Code, *, is_maybe_paid: bool = False) -> None:
         """A line that `render_not_sent` made."""
         self._journal.add_error(text, (line, 0, code, MAYBE_PAID if is_maybe_paid else 0, 0))
+
+    def copied(self, line: int, text: bytes, source: Record) -> None:
+        """The line of a request that ends as a copy of the result of `source`."""
+        attempt = (line, source.lane, source.code, COPIED | source.flags & UNPRICED, 0)
+        if source.flags & OUTPUT:
+            self._journal.add_output(text, attempt, source[6:12])
+        else:
+            self._journal.add_error(text, attempt)
 
     def lost_attempt(self, pending: Pending, code: int, slot_token: Any) -> None:
         """An attempt whose answer was lost and may have been paid for."""

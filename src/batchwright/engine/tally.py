@@ -6,10 +6,10 @@ so what is shown, billed and decided has one source.
 
 from __future__ import annotations
 
-from batchwright.domain.batch import LISTED_LINES_MAX, Closing, Counts
+from batchwright.domain.batch import LISTED_LINES_MAX, Closing, Counts, Savings
 from batchwright.domain.result import code_name
 from batchwright.domain.usage import Usage
-from batchwright.engine.account import ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, UNPRICED, Fields
+from batchwright.engine.account import COPIED, ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, UNPRICED, Fields
 from batchwright.engine.suspects import Suspicion
 
 
@@ -26,6 +26,9 @@ class Tally:
         self.suspicions: dict[int, Suspicion] = {}  # of undone lines
         self.tries: dict[int, int] = {}  # of undone lines: calls that are on record
         self._tokens = [0, 0, 0, 0]
+        self._copies = 0
+        self._unpriced_copies = 0
+        self._saved = [0, 0, 0, 0, 0]  # tokens as above, and cost
         self._done = bytearray()  # one bit per physical line
         self._maybe_paid: dict[int, None] = {}  # a dict, since sets have no order to repeat
 
@@ -40,6 +43,9 @@ class Tally:
     def apply(self, record: Fields) -> None:
         """Count a durable record. A second result of a line is a bug and raises."""
         line, _, code, flags, attempts, _, given, cached, made, reasoned = record[:10]
+        if flags & COPIED:
+            self._apply_copy(record)
+            return
         self.cost_nano += record[10]
         if flags & MAYBE_PAID:
             self._maybe_paid[line] = None
@@ -67,6 +73,19 @@ class Tally:
             self.failed += 1
             self.codes[code] = self.codes.get(code, 0) + 1
 
+    def _apply_copy(self, record: Fields) -> None:
+        line, _, code, flags = record[:4]
+        self._mark_done(line)
+        if flags & OUTPUT:
+            self.completed += 1
+        else:
+            self.failed += 1
+            self.codes[code] = self.codes.get(code, 0) + 1
+        self._copies += 1
+        self._unpriced_copies += bool(flags & UNPRICED)
+        for which, amount in enumerate(record[6:11]):
+            self._saved[which] += amount
+
     def _count_tries(self, line: int, tries: int) -> None:
         """Each record tells all calls of its line so far; a line not sent again tells none."""
         before = self.tries.get(line, 0)
@@ -91,6 +110,11 @@ class Tally:
         return Usage(*self._tokens)
 
     @property
+    def savings(self) -> Savings:
+        *tokens, cost_nano = self._saved
+        return Savings(self._copies, Usage(*tokens), cost_nano, self._unpriced_copies)
+
+    @property
     def maybe_paid_twice(self) -> int:
         return len(self._maybe_paid)
 
@@ -107,4 +131,5 @@ class Tally:
             attempts=self.attempts,
             possibly_paid_twice=self.maybe_paid_twice,
             possibly_paid_twice_lines=self.maybe_paid_lines(),
+            savings=self.savings,
         )

@@ -62,6 +62,7 @@ class RunOptions:
     params: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
     limit: int | None = None  # the first so many rows or requests
+    dedupe: bool = False  # what is asked twice is sent once
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -196,7 +197,10 @@ class LinesJob:
         is_embedding = self.url == EMBEDDINGS_URL and all(row.answer is None for row in rows)
         table = table_of([{"custom_id": _decode_id(result.line).custom_id} for result in found])
         plan = plan_output(
-            self.output.with_suffix(".parquet"), table.columns, is_embedding=is_embedding
+            self.output.with_suffix(".parquet"),
+            table.columns,
+            is_embedding=is_embedding,
+            is_deduped=self.identity.dedupe,
         )
         return result_frame(table, plan, rows if is_embedding else map(_as_text, rows))
 
@@ -273,6 +277,7 @@ def _rows_job(
         output,
         table.columns,
         is_embedding=plan.embed is not None,
+        is_deduped=options.dedupe,
         prefix=options.prefix,
         source=None if source is None else source.path,
     )
@@ -323,6 +328,7 @@ def _identity(content: tuple[int, str], options: RunOptions) -> RunIdentity:
         embed=options.embed,
         params=options.params,
         limit=options.limit,
+        dedupe=options.dedupe,
     )
 
 

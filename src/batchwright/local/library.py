@@ -38,6 +38,7 @@ def run(
     params: Mapping[str, Any] | None = None,
     prefix: str = "",
     limit: int | None = None,
+    dedupe: bool = False,
     concurrency: int | None = None,
     retry_failed: bool = False,
     restart: bool = False,
@@ -53,7 +54,8 @@ def run(
 
     Returns the rows in their order with the columns `answer` (or `embedding`), `tokens` and
     `error`; for batch requests the column `custom_id` before them. A row that failed has its
-    `error`; nothing is raised for it.
+    `error`; nothing is raised for it. With `dedupe` what is asked twice is sent once, and the
+    column `copied_from` has the number of the row that was sent (from 1).
 
     With `output` the same is written there too, and a run that was stopped or killed goes on when
     it is called again: an answer that was recorded is never paid for again. Works where an event
@@ -72,6 +74,7 @@ def run(
             params=params,
             prefix=prefix,
             limit=limit,
+            dedupe=dedupe,
             concurrency=concurrency,
             retry_failed=retry_failed,
             restart=restart,
@@ -93,6 +96,7 @@ async def run_async(
     params: Mapping[str, Any] | None = None,
     prefix: str = "",
     limit: int | None = None,
+    dedupe: bool = False,
     concurrency: int | None = None,
     retry_failed: bool = False,
     restart: bool = False,
@@ -110,6 +114,7 @@ async def run_async(
         params=dict(params or {}),
         prefix=prefix,
         limit=limit,
+        dedupe=dedupe,
     )
     settings = config if isinstance(config, Config) else load_config(config)
     call = _Call(data, options, settings, concurrency, retry_failed, restart, force, progress)

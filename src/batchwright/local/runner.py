@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from batchwright.blobs.base import read_extents
 from batchwright.config import Config
-from batchwright.domain.batch import Batch, Closing, Status
+from batchwright.domain.batch import DEDUPE, NO_SAVINGS, Batch, Closing, Savings, Status
 from batchwright.domain.batch_error import BatchError
 from batchwright.domain.errors import Damaged, StorageError, UsageError
 from batchwright.domain.key import DEFAULT_TENANT
@@ -324,6 +324,7 @@ class LocalRun:
             endpoint=self._job.url,
             input_file_id=written.file.id,
             completion_window=None,
+            options={DEDUPE: True} if self._job.identity.dedupe else None,
         )
         self._batches.append(batch)
         return batch
@@ -425,6 +426,7 @@ class LocalRun:
             unanswered=causes.unanswered,
             usage=reduce(Usage.add, (each.usage for each in sums), NO_USAGE),
             cost=_cost_of(sums),
+            savings=reduce(Savings.add, (each.savings for each in sums), NO_SAVINGS),
             possibly_paid_twice=sum(each.possibly_paid_twice for each in sums),
             elapsed_s=monotonic() - self._started_at,
             output=output,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from batchwright.domain.batch import Savings
 from batchwright.domain.usage import Usage
 
 CAUSES_MAX = 100  # kept apart; further ones are counted together
@@ -58,6 +59,7 @@ class Summary:
     unanswered: int  # part of `completed`: rows whose answer holds no text (a refusal, say)
     usage: Usage
     cost: float | None  # dollars; None where an answer's price is not known
+    savings: Savings  # by sending what is asked twice once
     possibly_paid_twice: int
     elapsed_s: float  # of this time
     output: Path
@@ -75,6 +77,7 @@ class Summary:
         return {
             **asdict(self),
             "usage": self.usage.to_wire(),
+            "savings": self.savings.to_wire(),
             "output": str(self.output),
             "errors": None if self.errors is None else str(self.errors),
             "state": str(self.state),

@@ -51,6 +51,7 @@ class Wanted:
     metadata: dict[str, str] | None
     output_ttl_s: int | None
     priority: Priority
+    options: dict[str, Any]
 
     @property
     def fingerprint(self) -> str:
@@ -80,6 +81,7 @@ async def _created(context: Context, wanted: Wanted, claim: Idempotency | None) 
         completion_window=wanted.completion_window,
         metadata=wanted.metadata,
         output_ttl_s=wanted.output_ttl_s,
+        options=wanted.options,
         priority=wanted.priority,
         idempotency=claim,
     )
@@ -169,7 +171,7 @@ async def retry(batch_id: str, context: UserContext) -> Response:
         batch_id,
         completion_window=window,
         metadata=metadata(body),
-        priority=batch_options(body).priority,
+        options=batch_options(body),
     )
     return reply(live_batch_wire(await _current(context, batch), context.engine))
 
@@ -187,13 +189,15 @@ def _wanted(body: Mapping[str, Any], settings: ServerSettings) -> Wanted:
     for name in ("input_file_id", "endpoint", "completion_window"):
         required(body, name)
     window = required_text(body, "completion_window")
+    options = batch_options(body)
     wanted = Wanted(
         endpoint=_endpoint(required_text(body, "endpoint"), settings),
         input_file_id=required_text(body, "input_file_id"),
         completion_window=window,
         metadata=metadata(body),
         output_ttl_s=ttl_s(body.get("output_expires_after"), "output_expires_after"),
-        priority=batch_options(body).priority or Priority.NORMAL,
+        priority=options.priority or Priority.NORMAL,
+        options=options.kept,
     )
     window_s(window)
     return wanted

@@ -44,6 +44,12 @@ def text(value: Any, param: str) -> str:
     return value
 
 
+def boolean(value: Any, param: str) -> bool:
+    if not isinstance(value, bool):
+        raise wrong_type(param, "a boolean", value)
+    return value
+
+
 def whole_number(value: Any, param: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise wrong_type(param, "an integer", value)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from batchwright.domain.batch import DEDUPE
 from batchwright.domain.errors import UsageError
 from batchwright.domain.priority import Priority
-from batchwright.server.fields import text, wrong_type, wrong_value
+from batchwright.server.fields import boolean, text, wrong_type, wrong_value
 
 KEY = "batchwright"
 
@@ -18,6 +19,12 @@ class BatchOptions:
     """The options of a body, checked; None is what was not given."""
 
     priority: Priority | None = None
+    dedupe: bool | None = None
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """Those that a batch keeps as they were given."""
+        return {} if self.dedupe is None else {DEDUPE: self.dedupe}
 
 
 def batch_options(body: Mapping[str, Any]) -> BatchOptions:
@@ -51,4 +58,4 @@ def priority_of(value: Any, param: str) -> Priority:
     return Priority(named)
 
 
-_READERS = {"priority": priority_of}
+_READERS: Mapping[str, Callable[[Any, str], Any]] = {"priority": priority_of, DEDUPE: boolean}

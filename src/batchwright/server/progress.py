@@ -41,6 +41,8 @@ def _extension(batch: Batch, engine: Engine, is_listed: bool) -> Wire:
             "requests": closing.possibly_paid_twice,
             "lines": lines[:LINES_IN_LIST_MAX] if is_listed else lines,
         },
+        "dedupe": batch.is_deduped,
+        "savings": closing.savings.to_wire(),
         "priority": batch.priority.value,
         "paused_at": seconds(batch.paused_at),
         RETRY_OF: batch.options.get(RETRY_OF),

@@ -8,12 +8,12 @@ from dataclasses import replace
 from batchwright.domain.batch import Batch, Status
 from batchwright.domain.errors import Conflict, NotFound, UsageError
 from batchwright.domain.file import Extent, File
-from batchwright.domain.priority import Priority
 from batchwright.domain.segment import Segment
 from batchwright.engine.account import ERROR
 from batchwright.engine.input import input_lines
 from batchwright.engine.recovery import read_records
 from batchwright.server.context import Context
+from batchwright.server.options import BatchOptions
 from batchwright.server.progress import RETRY_OF
 
 
@@ -23,14 +23,14 @@ async def retry_batch(
     *,
     completion_window: str | None,
     metadata: Mapping[str, str] | None,
-    priority: Priority | None,
+    options: BatchOptions,
 ) -> Batch:
     """Create the batch. What is not given is as it was in the one of `batch_id`.
 
     Raises `NotFound`, `Conflict` while the batch runs, `UsageError` where nothing failed.
     """
     engine, tenant = context.engine, context.tenant
-    asked = f"retry {batch_id} {completion_window} {metadata} {priority}"
+    asked = f"retry {batch_id} {completion_window} {metadata} {options}"
     claim = context.idempotency(context.idempotency_key(), asked)
     earlier = await context.claimed_batch(claim)
     if earlier is not None:
@@ -52,8 +52,8 @@ async def retry_batch(
             completion_window=completion_window or batch.completion_window,
             metadata=batch.metadata if metadata is None else metadata,
             output_ttl_s=batch.output_ttl_s,
-            options={**batch.options, RETRY_OF: batch.id},
-            priority=priority or batch.priority,
+            options={**batch.options, **options.kept, RETRY_OF: batch.id},
+            priority=options.priority or batch.priority,
             idempotency=claim,
         )
     except Exception:  # not where the task is cancelled: the batch may have been created

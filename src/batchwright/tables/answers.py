@@ -29,6 +29,15 @@ class RowResult:
     embedding: list[float] | None = None
     tokens: int | None = None  # in and out together
     error: str | None = None
+    copied_from: int | None = None  # the row that was asked the same, and was sent
+
+
+class _CopiedFrom(msgspec.Struct):
+    line: int
+
+
+class _Ours(msgspec.Struct):
+    copied_from: _CopiedFrom | None = None
 
 
 class _Response(msgspec.Struct):
@@ -39,14 +48,24 @@ class _Response(msgspec.Struct):
 class _ResultLine(msgspec.Struct):
     response: _Response | None = None
     error: dict[str, Any] | None = None
+    batchwright: _Ours | None = None
+
+
+_decode_line = msgspec.json.Decoder(_ResultLine).decode
 
 
 def read_result(url: str, line: bytes) -> RowResult:
     """The result that a line of an output or error file holds; `url` is the request's."""
     try:
-        result = msgspec.json.decode(line, type=_ResultLine)
+        result = _decode_line(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         return RowResult(error=f"the result line cannot be read: {exc}")
+    row = _read_response(url, result)
+    source = result.batchwright.copied_from if result.batchwright is not None else None
+    return row if source is None else replace(row, copied_from=source.line)
+
+
+def _read_response(url: str, result: _ResultLine) -> RowResult:
     response = result.response
     if response is None:
         return RowResult(error=_error_text(result.error))

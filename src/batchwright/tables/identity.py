@@ -27,6 +27,7 @@ class RunIdentity:
     embed: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
+    dedupe: bool = False
 
     def differences(self, earlier: RunIdentity) -> list[str]:
         """What differs from an earlier run, a plain sentence each; empty if nothing does."""
@@ -38,7 +39,13 @@ class RunIdentity:
             *_changed("column to embed", _quoted(earlier.embed), _quoted(self.embed)),
             *self._param_differences(earlier),
             *_changed("limit", _number(earlier.limit), _number(self.limit)),
+            *self._dedupe_difference(earlier),
         ]
+
+    def _dedupe_difference(self, earlier: RunIdentity) -> list[str]:
+        if self.dedupe == earlier.dedupe:
+            return []
+        return ["Dedupe is on now; it was off." if self.dedupe else "Dedupe is off now; it was on."]
 
     def _input_difference(self, earlier: RunIdentity) -> list[str]:
         if self.input_size_bytes != earlier.input_size_bytes:

@@ -46,11 +46,13 @@ class OutputPlan:
     tokens: str
     error: str
     is_embedding: bool
+    copied_from: str | None = None  # only where rows that ask the same are sent once
 
     @property
-    def columns(self) -> tuple[str, str, str]:
+    def columns(self) -> tuple[str, ...]:
         """The names of our columns, in order."""
-        return (self.answer, self.tokens, self.error)
+        ours = (self.answer, self.tokens, self.error)
+        return ours if self.copied_from is None else (*ours, self.copied_from)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ def plan_output(
     columns: Sequence[str],
     *,
     is_embedding: bool = False,
+    is_deduped: bool = False,
     prefix: str = "",
     source: Path | None = None,
 ) -> OutputPlan:
@@ -88,6 +91,7 @@ def plan_output(
         tokens=prefix + "tokens",
         error=prefix + "error",
         is_embedding=is_embedding,
+        copied_from=prefix + "copied_from" if is_deduped else None,
     )
     for name in plan.columns:
         if name in columns:
@@ -169,8 +173,8 @@ def output_frames(
     remaining = iter(results)
     for frame in table.frames():
         for part in _parts(frame, plan):
-            rows = [_next(remaining) for _ in range(part.height)]
-            ours = [_column_of(rows, name, plan) for name in plan.columns]
+            rows = [_values_of(_next(remaining), plan) for _ in range(part.height)]
+            ours = list(zip(*rows, strict=True)) or [()] * len(plan.columns)
             yield part.with_columns(
                 polars.Series(name, values, dtype=schema[name], strict=False)
                 for name, values in zip(plan.columns, ours, strict=True)
@@ -181,7 +185,8 @@ def output_schema(table: Table, plan: OutputPlan) -> pl.Schema:
     """The types of the table's columns and of ours."""
     polars = require_polars()
     answer = polars.List(polars.Float32) if plan.is_embedding else polars.String
-    ours = {plan.answer: answer, plan.tokens: polars.Int64, plan.error: polars.String}
+    types = (answer, polars.Int64, polars.String, polars.Int64)
+    ours = dict(zip(plan.columns, types, strict=False))
     schema: pl.Schema = polars.Schema({**table.schema(), **ours})
     return schema
 
@@ -260,23 +265,18 @@ def _csv_line(separator: str) -> Callable[[Sequence[str | None]], str]:
     return line_of
 
 
-def _cells_of(result: RowResult, plan: OutputPlan) -> tuple[str | None, str | None, str | None]:
-    answer = result.answer
-    if plan.is_embedding:
-        answer = None if result.embedding is None else _json(result.embedding).decode()
-    return answer, None if result.tokens is None else str(result.tokens), result.error
+def _cells_of(result: RowResult, plan: OutputPlan) -> Iterator[str | None]:
+    for value in _values_of(result, plan):
+        yield value if value is None or isinstance(value, str) else _json(value).decode()
 
 
 def _write_jsonl(table: Table, plan: OutputPlan, results: Iterator[RowResult], path: Path) -> None:
-    answer, tokens, error = (_json(name) for name in plan.columns)
+    names = [_json(name) for name in plan.columns]
     with path.open("wb") as file:
         for row in table.objects():
-            result = _next(results)
-            value = result.embedding if plan.is_embedding else result.answer
-            ours = b"%b:%b,%b:%b,%b:%b}\n" % (
-                answer, _json(value), tokens, _json(result.tokens), error, _json(result.error)
-            )  # fmt: skip
-            file.write(_open_object(row) + ours)
+            values = _values_of(_next(results), plan)
+            ours = [b"%b:%b" % (n, _json(value)) for n, value in zip(names, values, strict=True)]
+            file.write(_open_object(row) + b",".join(ours) + b"}\n")
 
 
 _json = msgspec.json.Encoder().encode
@@ -316,12 +316,11 @@ def _parts(frame: pl.DataFrame, plan: OutputPlan) -> Iterator[pl.DataFrame]:
     return frame.iter_slices(256 if plan.is_embedding else 4096)
 
 
-def _column_of(rows: list[RowResult], name: str, plan: OutputPlan) -> list[object]:
-    if name == plan.tokens:
-        return [row.tokens for row in rows]
-    if name == plan.error:
-        return [row.error for row in rows]
-    return [row.embedding if plan.is_embedding else row.answer for row in rows]
+def _values_of(result: RowResult, plan: OutputPlan) -> tuple[object, ...]:
+    """What stands in our columns."""
+    answer = result.embedding if plan.is_embedding else result.answer
+    ours = (answer, result.tokens, result.error)
+    return ours if plan.copied_from is None else (*ours, result.copied_from)
 
 
 _WRITERS: dict[str, Callable[[Table, OutputPlan, Iterator[RowResult], Path], None]] = {

@@ -769,3 +769,70 @@ def embedded(path: Path) -> dict[str, Any]:
         for line in read_lines(path)
         if line["response"]["status_code"] == 200
     }
+
+
+def test_what_is_asked_twice_is_sent_once_and_each_line_has_its_answer(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    before = calls_of(sandbox)
+    texts = [f"dedupe {number % 10}" for number in range(50)]
+    requests = [request(f"r-{n}", text) for n, text in enumerate(texts)]
+    source = write_requests(folder / "in.jsonl", requests)
+
+    ended = batchwright("run", source, "-o", "out.jsonl", "--dedupe")
+
+    assert ended.code == 0
+    assert calls_of(sandbox) - before == 10
+    assert "saved   40 requests" in ended.out
+    results = read_lines(folder / "out.jsonl")
+    assert [each["custom_id"] for each in results] == [f"r-{n}" for n in range(50)]
+    assert [each["response"] for each in results[10:20]] == [
+        each["response"] for each in results[:10]
+    ]
+    assert results[49]["batchwright"]["copied_from"] == {"line": 10}
+    assert batchwright("verify", source, "out.jsonl").code == 0
+
+
+def test_the_rows_of_a_table_name_the_row_that_was_asked(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    table = folder / "moods.csv"
+    table.write_text("id,review\n1,I love it\n2,It is awful\n3,I love it\n")
+
+    ended = batchwright("run", table, *SENTIMENT, "-o", "out.csv", "--dedupe")
+
+    assert ended.code == 0
+    lines = [line.split(",") for line in (folder / "out.csv").read_text().splitlines()]
+    assert lines[0][-1] == "copied_from"
+    assert [(line[2], line[-1]) for line in lines[1:]] == [
+        ("positive", ""),
+        ("negative", ""),
+        ("positive", "1"),
+    ]
+
+
+def test_a_finished_run_does_not_change_whether_it_is_deduped(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    batchwright("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+
+    ended = batchwright("run", reviews(folder), *SENTIMENT, "-o", "out.csv", "--dedupe")
+
+    assert ended.code == 2
+    assert "Dedupe is on now; it was off." in ended.err
+
+
+def test_failures_that_were_copied_are_tried_again_as_one(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    lines = [request(f"r-{n}", "retried", model="sandbox/status-400") for n in range(5)]
+    source = write_requests(folder / "in.jsonl", lines)
+    before = calls_of(sandbox)
+    first = batchwright("run", source, "-o", "out.jsonl", "--dedupe")
+    again = batchwright("run", source, "-o", "out.jsonl", "--dedupe", "--retry-failed")
+
+    assert (first.code, again.code) == (3, 3)
+    assert calls_of(sandbox) - before == 2
+    assert len(read_lines(folder / "out.errors.jsonl")) == 5

@@ -174,3 +174,11 @@ async def test_cancelling_leaves_a_state_that_goes_on(folder: Path) -> None:
 
     assert frame.height == 3000
     assert frame["error"].null_count() == 3000
+
+
+def test_what_is_asked_twice_is_sent_once_and_says_so() -> None:
+    frame = classify([*TEXTS, *TEXTS], dedupe=True)
+
+    assert frame.columns == ["text", "answer", "tokens", "error", "copied_from"]
+    assert frame["answer"].to_list() == [*ANSWERS, *ANSWERS]
+    assert frame["copied_from"].to_list() == [None, None, None, 1, 2, 3]

@@ -73,6 +73,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str | None, str]] = [
     ({"batchwright": "high"}, "batchwright", "invalid_type", "an object"),
     ({"batchwright": {"priority": "top"}}, "batchwright.priority", "invalid_value", "'high'"),
     ({"batchwright": {"priority": 1}}, "batchwright.priority", "invalid_type", "an integer"),
+    ({"batchwright": {"dedupe": 1}}, "batchwright.dedupe", "invalid_type", "a boolean"),
     ({"batchwright": {"prio": "low"}}, "batchwright.prio", "unknown_parameter", "priority'"),
 ]
 
@@ -267,6 +268,7 @@ async def test_results_are_read_while_the_batch_runs(server: Any) -> None:
     assert sorted(running["batchwright"]) == [
         "attempts",
         "cost_usd",
+        "dedupe",
         "expected_finish_at",
         "expected_finish_between",
         "failed_by_code",
@@ -278,6 +280,7 @@ async def test_results_are_read_while_the_batch_runs(server: Any) -> None:
         "problem",
         "requests_per_s",
         "retry_of",
+        "savings",
     ]
     assert running["batchwright"]["possibly_paid_twice"] == {"requests": 0, "lines": []}
     assert refused.status_code == 409

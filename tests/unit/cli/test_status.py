@@ -47,6 +47,15 @@ def test_counts_speed_cost_and_errors_are_shown() -> None:
     assert "possibly 2 (lines 7, 9)" in text
 
 
+@pytest.mark.parametrize(("cost_usd", "words"), [(0.5, ", $0.50\n"), (None, "\n")])
+def test_what_copies_saved_is_shown(cost_usd: float | None, words: str) -> None:
+    savings = {"requests": 900, "usage": {"total_tokens": 6300}, "cost_usd": cost_usd}
+    text = shown({**BATCH, "batchwright": {"savings": savings}})
+
+    assert "900 requests, 6,300 tokens" + words in text
+    assert "saved" not in shown(BATCH)
+
+
 def test_a_batch_of_another_server_has_no_extension_and_is_shown_all_the_same() -> None:
     other = {"id": "batch_2", "status": "completed", "request_counts": None}
 

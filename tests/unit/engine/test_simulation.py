@@ -12,6 +12,7 @@ from batchwright.domain.batch import Batch, Status
 from batchwright.domain.errors import StorageError
 from batchwright.engine.lane import LaneLimits
 from batchwright.engine.settings import EngineSettings
+from simulate_many import simulate_seed
 from simulation import World, chat_lines, digest, simulate
 
 LINES = 1_000
@@ -233,6 +234,12 @@ def test_a_failed_sync_is_the_end_of_the_engine_and_loses_nothing_recorded() -> 
         assert batch.counts.completed == LINES
 
     simulate(failed())
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_random_history_keeps_every_promise(seed: int) -> None:
+    """Limits, fairness, packing and dedupe with faults, crashes, full disks and cancels."""
+    assert simulate_seed(seed).lines
 
 
 def test_models_may_be_mixed_and_a_file_with_bad_lines_sends_nothing() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batchwright.domain.batch import LISTED_LINES_MAX, Counts
 from batchwright.domain.result import Code
-from batchwright.engine.account import ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, UNPRICED, Record
+from batchwright.engine.account import COPIED, ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, UNPRICED, Record
 from batchwright.engine.suspects import Suspicion
 from batchwright.engine.tally import Tally
 
@@ -37,6 +37,27 @@ def test_a_cost_is_unknown_as_soon_as_one_price_is() -> None:
     assert tally.closing().cost_usd == 7e-9
     tally.apply(record(2, OUTPUT | UNPRICED, cost_nano=0))
     assert (tally.closing().unpriced, tally.closing().cost_usd) == (1, None)
+
+
+def test_a_copy_counts_as_a_result_and_what_it_has_as_saved() -> None:
+    tally = Tally()
+    tally.apply(record(1))
+    tally.apply(record(2, OUTPUT | COPIED, attempts=0))
+    tally.apply(record(3, ERROR | COPIED, 400, attempts=0, tokens_in=0, cost_nano=0))
+    closing = tally.closing()
+    assert tally.counts(9) == Counts(9, 2, 1)
+    assert (closing.usage.input_tokens, closing.cost_nano, closing.attempts) == (10, 7, 1)
+    assert closing.codes == {"400": 1}
+    assert (closing.savings.requests, closing.savings.usage.output_tokens) == (2, 6)
+    assert closing.savings.cost_usd == 7e-9
+
+
+def test_what_is_saved_is_unknown_where_a_price_is_and_what_is_paid_is_not() -> None:
+    tally = Tally()
+    tally.apply(record(1))
+    tally.apply(record(2, OUTPUT | COPIED | UNPRICED, attempts=0, cost_nano=0))
+    assert tally.closing().savings.cost_usd is None
+    assert tally.closing().cost_usd == 7e-9
 
 
 @pytest.mark.parametrize("first", [OUTPUT, ERROR])

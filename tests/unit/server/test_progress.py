@@ -6,8 +6,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from batchwright.domain.batch import Batch, Closing, Counts, Status
+from batchwright.domain.batch import Batch, Closing, Counts, Savings, Status
 from batchwright.domain.priority import Priority
+from batchwright.domain.usage import Usage
 from batchwright.engine.fair_queue import Flow
 from batchwright.engine.limiter import Binding
 from batchwright.server.progress import LINES_IN_LIST_MAX, live_batch_wire
@@ -139,13 +140,14 @@ def test_an_ended_batch_tells_its_mean_rate_and_its_sums() -> None:
         attempts=70,
         possibly_paid_twice=300,
         possibly_paid_twice_lines=tuple(range(1, 301)),
+        savings=Savings(3, Usage(10, 0, 5, 0), 500_000_000),
     )
     ended = replace(
         BATCH,
         status=Status.COMPLETED,
         completed_at=120.0,
         closing=closing,
-        options={"retry_of": "batch_0"},
+        options={"dedupe": True, "retry_of": "batch_0"},
     )
 
     told = ours(ended, engine_with())
@@ -162,6 +164,8 @@ def test_an_ended_batch_tells_its_mean_rate_and_its_sums() -> None:
         "attempts": 70,
         "cost_usd": 1.5,
         "possibly_paid_twice": {"requests": 300, "lines": tuple(range(1, 301))},
+        "dedupe": True,
+        "savings": {"requests": 3, "usage": Usage(10, 0, 5, 0).to_wire(), "cost_usd": 0.5},
         "priority": "normal",
         "paused_at": None,
         "retry_of": "batch_0",

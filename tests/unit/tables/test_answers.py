@@ -125,3 +125,14 @@ def test_result_lines_are_taken_apart() -> None:
         RowResult(error="batch_expired: not run"),
     ]
     assert "cannot be read" in (read_result(CHAT, b"{").error or "")
+
+
+def test_a_copy_tells_of_which_line_it_is() -> None:
+    line = (
+        b'{"response":{"status_code":200,"body":{"x":1}},"error":null,'
+        b'"batchwright":{"route":"p/m","attempts":0,"copied_from":{"line":17}}}'
+    )
+    own = line.replace(b',"copied_from":{"line":17}', b"")
+
+    assert read_result("/v1/rerank", line) == RowResult(answer='{"x":1}', copied_from=17)
+    assert read_result("/v1/rerank", own).copied_from is None

@@ -33,6 +33,13 @@ def test_what_differs_is_said_in_sentences() -> None:
     ]
 
 
+def test_dedupe_is_part_of_what_a_run_is() -> None:
+    deduped = replace(RUN, dedupe=True)
+
+    assert deduped.differences(RUN) == ["Dedupe is on now; it was off."]
+    assert RUN.differences(deduped) == ["Dedupe is off now; it was on."]
+
+
 def test_other_content_of_the_same_length_is_noticed() -> None:
     assert "other content" in replace(RUN, input_sha256="zz").differences(RUN)[0]
 

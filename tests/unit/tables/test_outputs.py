@@ -84,6 +84,22 @@ def test_parquet_has_the_columns_typed(source: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
+def test_a_row_that_is_a_copy_names_the_one_that_was_asked(source: Path, name: str) -> None:
+    output = source.with_name(name)
+    results = [RowResult("good", tokens=3), RowResult("good", tokens=3, copied_from=1)]
+
+    write(source, output, results, is_deduped=True, prefix="ai_")
+
+    if name == "out.csv":
+        ours = [row[-4:] for row in read_csv(output)]
+        assert ours[0] == ["ai_answer", "ai_tokens", "ai_error", "ai_copied_from"]
+        assert [row[-1] for row in ours[1:]] == ["", "1"]
+    else:
+        read = pl.read_ndjson if name == "out.jsonl" else pl.read_parquet
+        assert read(output)["ai_copied_from"].to_list() == [None, 1]
+
+
 def test_embeddings_are_lists_or_json_text(source: Path) -> None:
     results = [RowResult(embedding=[0.5, -1.25]), RowResult(error="x")]
 
