@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from batchwright.domain.errors import BatchwrightError
-from batchwright.domain.strict_json import BadJson, check_depth, check_range, check_utf8
+from batchwright.domain.strict_json import BadJson, check_bounds, check_utf8
 from batchwright.domain.usage import NO_USAGE, TOKENS_MAX, Usage, clamped
 
 EXCERPT_BYTES_MAX = 2048
@@ -102,6 +102,7 @@ _SHAPES = {
     "/v1/responses": _RESPONSE,
 }
 _WHOLE: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+_LF, _CR = b"\n\r"  # as numbers: looked for in bytes they take a tenth of the time
 
 
 def check_answer(url: str, body: bytes) -> CheckedAnswer:
@@ -116,17 +117,15 @@ def check_answer(url: str, body: bytes) -> CheckedAnswer:
         _require(check_utf8, body)
     try:
         answer = shape.decoder.decode(body)
-        error, usage = answer.error, _usage(answer.usage)
+        usage = _usage(answer.usage)
     except msgspec.ValidationError:
         answer, usage = _read_leniently(shape, body)
-        error = answer.error
     except (msgspec.DecodeError, RecursionError) as cause:
         raise _malformed(body) from cause
-    if error is not None and not _is_failed_response(answer):
+    if answer.error is not None and not _is_failed_response(answer):
         raise BadAnswer("an error inside an answer with status 200")
-    _require(check_range, body)
-    _require(check_depth, body)
-    if not is_ascii or b"\n" in body or b"\r" in body:
+    _require(check_bounds, body)
+    if not is_ascii or _LF in body or _CR in body:
         body = _single_line(body)
     return CheckedAnswer(body, usage)
 
@@ -184,7 +183,8 @@ def _usage(tokens: _Tokens | None) -> Usage:
     cached = inputs.cached_tokens or 0 if inputs is not None else 0
     made = tokens.completion_tokens or tokens.output_tokens or 0
     reasoned = outputs.reasoning_tokens or 0 if outputs is not None else 0
-    if min(given, cached, made, reasoned) >= 0 and max(given, cached, made, reasoned) <= TOKENS_MAX:
+    is_sound = 0 <= given <= TOKENS_MAX and 0 <= made <= TOKENS_MAX
+    if is_sound and 0 <= cached <= TOKENS_MAX and 0 <= reasoned <= TOKENS_MAX:
         return Usage(given, cached, made, reasoned)
     return Usage(clamped(given), clamped(cached), clamped(made), clamped(reasoned))
 
@@ -240,7 +240,7 @@ def _single_line(body: bytes) -> bytes:
     Raw `\\n` and `\\r` stand between tokens only (a string may not hold them), the others in
     strings only.
     """
-    if b"\n" in body or b"\r" in body:
+    if _LF in body or _CR in body:
         body = body.replace(b"\r", b" ").replace(b"\n", b" ").strip()
     if body.isascii():
         return body
@@ -253,8 +253,7 @@ def _is_error_object(body: bytes) -> bool:
     try:
         check_utf8(body)
         whole = _WHOLE.decode(body)
-        check_depth(body)
-        check_range(body)
+        check_bounds(body)
     except (BadJson, msgspec.DecodeError, RecursionError):
         return False
     error = whole.get("error") if isinstance(whole, dict) else None

@@ -49,15 +49,18 @@ def answer_line(
     `head` is `line_head(...)`; `body` one JSON object on one line; `ours` the JSON object under
     the key `batchwright`.
     """
-    return (
-        b'%b,"custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":null,"batchwright":%b}\n'
-        % (
+    return b"".join(
+        (
             head,
+            b',"custom_id":',
             _json_string(custom_id),
-            status,
+            b',"response":{"status_code":%d,"request_id":' % status,
             _json_string(request_id),
+            b',"body":',
             body,
+            b'},"error":null,"batchwright":',
             ours,
+            b"}\n",
         )
     )
 

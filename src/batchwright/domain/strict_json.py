@@ -111,6 +111,19 @@ def doubtful_lines(chunk: bytes) -> Container[int]:
     return doubtful
 
 
+def check_bounds(text: bytes) -> None:
+    """Raise `BadJson` where the JSON `text` is too deep or has a number beyond a double.
+
+    `text` is JSON that a typed decode has taken. Of a short text the skeleton tells at once; of a
+    long one, which may be nothing but numbers, it would be most of the text.
+    """
+    if len(text) <= _SHORT_BYTES:
+        _check_skeleton(text)
+    else:
+        check_range(text)
+        check_depth(text)
+
+
 def members(text: bytes) -> dict[str, Raw] | None:
     """The members of the JSON object `text`, undecoded; None where it is another value.
 
@@ -205,6 +218,7 @@ def _check_keys(text: bytes) -> None:
 # The skeleton of a text: its digits as `0`, `e` and `E` as `e`, and its brackets as `[` and `]`,
 # those in strings too. What stood together still does, so that bounds on it hold for the text.
 
+_SHORT_BYTES = 2 * 2**10
 _SKELETON = bytes.maketrans(b"0123456789E{}", b"0000000000e[]")
 _NOT_IN_SKELETON = bytes(set(range(256)) - set(b"0123456789eE[]{}"))
 _NOT_IN_SKELETONS = _NOT_IN_SKELETON.replace(b"\n", b"")  # of many lines, one a line

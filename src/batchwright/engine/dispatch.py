@@ -465,7 +465,7 @@ class BatchRun:
             # The slot is held until the loss is on record, so that a crash cannot hide it.
             self._recorder.lost_attempt(pending, code_of(outcome), token)
         else:
-            self._release(token)
+            self._release((token,))
         self._wait(pending, decision.wait_s)
 
     def _wait(self, job: Pending | Pack, delay_s: float) -> None:
@@ -526,9 +526,7 @@ class BatchRun:
 
     def _on_durable(self, tokens: Sequence[SlotToken | None]) -> None:
         """A group is synced: its slots are free."""
-        for token in tokens:
-            if token is not None:
-                self._release(token)
+        self._release([token for token in tokens if token is not None])
         self._pace.note(self._runtime.monotonic(), self.tally.settled)
         if self._budget.held_bytes < self._budget.bytes_max:
             self._reader.go_on()
@@ -550,13 +548,14 @@ class BatchRun:
         if self._journal.failure is not None:
             self._fail(self._journal.failure)
 
-    def _release(self, token: SlotToken) -> None:
-        lane, slot, body_bytes, answer_bytes = token
-        line = self._slots.give_back(slot)
-        if self._suspects.are_out:
-            self._suspects.came_back(line)
-        self._budget.drop(body_bytes, answer_bytes)
-        lane.release_slot()
+    def _release(self, tokens: Sequence[SlotToken]) -> None:
+        give_back, drop = self._slots.give_back, self._budget.drop
+        for lane, slot, body_bytes, answer_bytes in tokens:
+            line = give_back(slot)
+            if self._suspects.are_out:
+                self._suspects.came_back(line)
+            drop(body_bytes, answer_bytes)
+            lane.release_slot()
 
 
 def _bug_said(error: BaseException) -> str:

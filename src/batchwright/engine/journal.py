@@ -85,37 +85,32 @@ class Journal:
         offset = self._lengths[0]
         self._lengths[0] = offset + len(text)
         self._gathering.output.append(text)
-        self._gather_result(text, OUTPUT, attempt, sums, offset, token)
+        self._gather((*self._head(attempt, OUTPUT), *sums, *self._tail(offset, text)), token)
 
     def add_error(self, text: bytes, attempt: Attempt, token: Any = None) -> None:
         """Gather the result line of a request that ends without success."""
         offset = self._lengths[1]
         self._lengths[1] = offset + len(text)
         self._gathering.error.append(text)
-        self._gather_result(text, ERROR, attempt, NO_SUMS, offset, token)
+        self._gather((*self._head(attempt, ERROR), *NO_SUMS, *self._tail(offset, text)), token)
 
     def add_attempt(self, attempt: Attempt, token: Any = None) -> None:
         """Gather an attempt that may have cost money and did not become the result."""
-        line, lane, code, flags, attempts = attempt
-        tries = min(attempts, ATTEMPTS_MAX)
-        head = (line, lane, code, flags, tries, self._epoch_tag)
-        self._gather((*head, *NO_SUMS, self._now(), *_NO_TEXT), token)
+        self._gather((*self._head(attempt, 0), *NO_SUMS, self._now(), *_NO_TEXT), token)
 
     def add_crash(self, line: int, tries: int, suspicion: Suspicion) -> None:
         """Gather that a request was in flight when the process died, and what that tells."""
-        flags = MAYBE_PAID | IN_CRASH
-        tries = min(tries, ATTEMPTS_MAX)
-        head = (line, 0, Code.LOST_IN_CRASH, flags, tries, self._epoch_tag)
+        head = self._head((line, 0, Code.LOST_IN_CRASH, MAYBE_PAID | IN_CRASH, tries), 0)
         self._gather((*head, *NO_SUMS, self._now(), *suspicion.packed()), None)
 
-    def _gather_result(
-        self, text: bytes, kind: int, attempt: Attempt, sums: Sums, offset: int, token: Any
-    ) -> None:
+    def _head(self, attempt: Attempt, kind: int) -> tuple[int, int, int, int, int, int]:
         line, lane, code, flags, attempts = attempt
         if attempts > ATTEMPTS_MAX:
             attempts = ATTEMPTS_MAX
-        head = (line, lane, code, flags | kind, attempts, self._epoch_tag)
-        self._gather((*head, *sums, self._now(), offset, len(text), crc32(text)), token)
+        return line, lane, code, flags | kind, attempts, self._epoch_tag
+
+    def _tail(self, offset: int, text: bytes) -> tuple[float, int, int, int]:
+        return self._now(), offset, len(text), crc32(text)
 
     def _gather(self, fields: Fields, token: Any) -> None:
         if self.failure is not None:

@@ -175,8 +175,9 @@ class Lane:
 
     def release_slot(self) -> None:
         """Give back the slot of a batch request: its result is durable, or it waits again."""
+        was_full = self._has_no_slot()
         self._slots_taken -= 1
-        if self._parked:
+        if was_full and self._parked:
             self.wake()
 
     # What became of a call
@@ -309,7 +310,7 @@ class Lane:
             live.popleft()
         if live:
             job: Job | None = live[0]
-        elif self.is_held or self._slots_taken >= limiter.concurrency.allowed + SPARE_SLOTS:
+        elif self.is_held or self._has_no_slot():
             return None
         else:
             job = self._queue.peek()
@@ -327,6 +328,9 @@ class Lane:
             self._slots_taken += 1
         job.reserved = limits_of.reserve(limiter, job.cost, now, self.in_flight + 1)
         return job
+
+    def _has_no_slot(self) -> bool:
+        return self._slots_taken >= self._limiter.concurrency.allowed + SPARE_SLOTS
 
     def _wake_in(self, delay_s: float) -> None:
         loop = asyncio.get_running_loop()

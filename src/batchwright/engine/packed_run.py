@@ -194,7 +194,7 @@ class PackedRun(BatchRun):
         record for each request, so that a crash cannot hide it."""
         whole: SlotToken = (pack.route.lane, slot, 0, 0)
         if lost_as is None:
-            self._release(whole)
+            self._release((whole,))
             return
         for pending, token in self._with_tokens(pack, whole):
             pending.is_maybe_paid = True
