@@ -19,7 +19,7 @@ from batchwright.config import load_config
 from batchwright.domain.file import Extent
 from batchwright.domain.key import DEFAULT_TENANT
 from batchwright.providers.base import Answer, Call
-from batchwright.providers.transport import HttpTransport
+from batchwright.providers.http1 import Http1Transport
 from batchwright.wiring import Node, open_node
 
 TARGET_S = 0.5
@@ -88,18 +88,18 @@ class LastAnswer:
 
     def __enter__(self) -> LastAnswer:
         self.at = 0.0
-        self._send = send = HttpTransport.send
+        self._send = send = Http1Transport.send
 
-        async def noted(transport: HttpTransport, call: Call) -> Answer:
+        async def noted(transport: Http1Transport, call: Call) -> Answer:
             answer = await send(transport, call)
             self.at = time.perf_counter()
             return answer
 
-        HttpTransport.send = noted  # type: ignore[method-assign]
+        Http1Transport.send = noted  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
-        HttpTransport.send = self._send  # type: ignore[method-assign]
+        Http1Transport.send = self._send  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

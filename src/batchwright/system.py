@@ -35,7 +35,7 @@ GC_THRESHOLD = 50_000  # objects made and not yet gone, of which thousands are c
 
 
 def prefer_throughput() -> None:
-    """Let this thread, and those that it starts, finish what they are at. Called once, at the start.
+    """Let this thread, and those that it starts, finish what they are at. Called once, at start.
 
     The collector of cycles looks less often, and no more at what was made so far: what a request
     needs has no cycles, and is gone with it. Left alone it takes a tenth of our part of a request.

@@ -187,14 +187,7 @@ def _rehearsal(runtime: Runtime) -> Account:
 
 
 def _configured(provider: ProviderConfig, runtime: Runtime) -> Account:
-    from batchwright.providers.transport import HttpTransport
-
-    proxy = None if provider.proxy is None else provider.proxy.value
-    try:
-        transport = HttpTransport(ca_file=provider.ca_file, proxy=proxy)
-    except ConfigError as error:
-        raise ConfigError(f"providers.{provider.name}.{error}", param=error.param) from error
-    made = _KINDS[catalog()[provider.kind].kind](provider, transport)
+    made = _KINDS[catalog()[provider.kind].kind](provider, _transport(provider))
     declared = Declared(
         requests_per_minute=provider.requests_per_minute,
         tokens_per_minute=provider.tokens_per_minute,
@@ -202,6 +195,20 @@ def _configured(provider: ProviderConfig, runtime: Runtime) -> Account:
     limits = LaneLimits(provider.max_concurrency, declared, provider.max_attempts)
     lane = Lane(provider.name, limits=limits, runtime=runtime)
     return Account(made, lane, models=provider.models)
+
+
+def _transport(provider: ProviderConfig) -> Transport:
+    """The HTTP client of a provider: the quick one where plain HTTP is all that is needed."""
+    from batchwright.providers.http1 import Http1Transport
+    from batchwright.providers.transport import HttpTransport
+
+    proxy = None if provider.proxy is None else provider.proxy.value
+    try:
+        if provider.base_url.lower().startswith("http://") and proxy is None:
+            return Http1Transport()
+        return HttpTransport(ca_file=provider.ca_file, proxy=proxy)
+    except ConfigError as error:
+        raise ConfigError(f"providers.{provider.name}.{error}", param=error.param) from error
 
 
 def _openai(provider: ProviderConfig, transport: Transport) -> Provider:

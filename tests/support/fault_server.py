@@ -276,7 +276,40 @@ async def models(server: FaultServer, connection: Connection, request: Received)
     await connection.send(answer(b'{"object":"list","data":[{"id":"b-1"},{"id":"a-2"}]}'))
 
 
+async def greeted(server: FaultServer, connection: Connection, request: Received) -> None:
+    """What a server may say before its answer (RFC 9110, section 15.2)."""
+    await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    await connection.send(b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n")
+    await connection.send(answer(request.body))
+
+
+async def until_closed(server: FaultServer, connection: Connection, request: Received) -> None:
+    """A body without a length: it ends with the connection."""
+    await connection.send(JSON_HEAD + b"\r\n" + request.body)
+    raise _Ended
+
+
+async def not_kept(server: FaultServer, connection: Connection, request: Received) -> None:
+    await connection.send(answer(request.body, head=JSON_HEAD + b"connection: close\r\n"))
+
+
+async def switched(server: FaultServer, connection: Connection, request: Received) -> None:
+    """An upgrade that nobody asked for."""
+    await connection.send(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n")
+    raise _Ended
+
+
+async def trailed(server: FaultServer, connection: Connection, request: Received) -> None:
+    head = JSON_HEAD + b"transfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n"
+    await connection.send(head + b"5\r\nfirst\r\n0\r\nx-sum: 1\r\n\r\n")
+
+
 BEHAVIOURS: dict[str, Behaviour] = {
+    "/greeted": greeted,
+    "/until-closed": until_closed,
+    "/not-kept": not_kept,
+    "/switched": switched,
+    "/trailed": trailed,
     "/hang": hang,
     "/gate": gate,
     "/drip": drip,

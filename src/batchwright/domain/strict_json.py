@@ -236,7 +236,7 @@ def _may_be_out_of_range(skeleton: bytes) -> bool:
     """Unless no number has an exponent of three digits (its plus sign is left out), and none has
     many digits."""
     # The search from the end looks for the `0`: an `e` is more common.
-    return skeleton.rfind(b"0e000") >= 0 or _LONG_RUN in skeleton
+    return skeleton.rfind(b"0e000") >= 0 or skeleton.find(_LONG_RUN) >= 0
 
 
 def _may_be_deep(skeleton: bytes) -> bool:

@@ -1,4 +1,7 @@
-"""The HTTP client: `pyreqwest` (Rust `reqwest`) behind the `Transport` protocol.
+"""HTTP with all that comes with it: `pyreqwest` (Rust `reqwest`) behind the `Transport` protocol.
+
+For TLS, proxies and answers that are passed on while they arrive. Calls over plain HTTP to an
+upstream that is at hand have a client of their own (`http1`).
 
 Rules of this module, learned from pyreqwest 0.15:
 
@@ -44,7 +47,8 @@ from batchwright.domain.errors import (
     NotSent,
     TransportError,
 )
-from batchwright.providers.base import LARGE_ANSWER_BYTES, Answer, Call, Room
+from batchwright.providers.base import LARGE_ANSWER_BYTES, Answer, Call
+from batchwright.providers.large_answers import LargeAnswers
 
 T = TypeVar("T")
 
@@ -52,7 +56,6 @@ CONNECT_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 30.0  # shorter than most servers keep an idle connection (75 s, 60 s)
 WRITE_STALL_S = 60.0
 KNOWN_HEADERS_MAX = 16
-LARGE_ANSWERS_MAX = 4  # large answers of live calls at a time: the others wait in their sockets
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\s*", re.DOTALL)
 _NOT_SENT = "client error (Connect)"  # hyper-util's name for all that precedes the first byte
@@ -81,7 +84,7 @@ class HttpTransport:
     ) -> None:
         self._client = _build_client(ca_file, proxy, connect_timeout_s)
         self._closed = False
-        self._large = asyncio.Semaphore(LARGE_ANSWERS_MAX)
+        self._large = LargeAnswers()
         self._held: dict[asyncio.Task[Any], None] = {}  # cancelled, but not yet ended
         # The headers of an account are one mapping, the same for every call: read once.
         self._headers: dict[int, tuple[Mapping[str, str], HeaderMap]] = {}
@@ -114,22 +117,9 @@ class HttpTransport:
             return b""
         if len(head) <= LARGE_ANSWER_BYTES or len(head) > bytes_max:
             return head.to_bytes()
-        async with self._room_for(bytes_max, call.room):
+        async with self._large.room_for(call):
             rest = await _held(reader.read(bytes_max + 1 - len(head)), self)
             return head.to_bytes() + (b"" if rest is None else rest.to_bytes())
-
-    @asynccontextmanager
-    async def _room_for(self, size_bytes: int, room: Room | None) -> AsyncIterator[None]:
-        """Room for a large answer while it is received."""
-        if room is None:
-            async with self._large:
-                yield
-            return
-        await room.reserve(size_bytes)
-        try:
-            yield
-        finally:
-            room.give_back(size_bytes)
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[HttpStreamedAnswer]:

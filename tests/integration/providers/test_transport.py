@@ -1,3 +1,5 @@
+"""One suite for both HTTP clients, over a server that can do everything wrong."""
+
 from __future__ import annotations
 
 import asyncio
@@ -12,10 +14,13 @@ import pytest
 
 from batchwright.domain.errors import Ambiguous, AnswerTooLarge, ConfigError, NotSent
 from batchwright.providers.base import Call
+from batchwright.providers.http1 import Http1Transport
 from batchwright.providers.transport import HttpTransport
 from fault_server import FaultServer, serve_faults
 
 MIB = 1 << 20
+
+AnyTransport = HttpTransport | Http1Transport
 
 
 @pytest.fixture
@@ -24,9 +29,29 @@ async def server() -> AsyncIterator[FaultServer]:
         yield running
 
 
+@pytest.fixture(params=[HttpTransport, Http1Transport])
+def kind(request: pytest.FixtureRequest) -> type[AnyTransport]:
+    made: type[AnyTransport] = request.param
+    return made
+
+
 @pytest.fixture
-async def transport() -> AsyncIterator[HttpTransport]:
+async def transport(kind: type[AnyTransport]) -> AsyncIterator[AnyTransport]:
+    opened = kind(connect_timeout_s=2)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def reqwest() -> AsyncIterator[HttpTransport]:
     opened = HttpTransport(connect_timeout_s=2)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def http1() -> AsyncIterator[Http1Transport]:
+    opened = Http1Transport(connect_timeout_s=2)
     yield opened
     await opened.close()
 
@@ -54,7 +79,7 @@ def call(
 
 
 async def test_a_call_brings_status_headers_and_body(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     answer = await transport.send(call(server.url + "/echo", b'{"hello":"world"}'))
 
@@ -64,7 +89,7 @@ async def test_a_call_brings_status_headers_and_body(
 
 
 async def test_any_status_is_an_answer_and_header_names_are_lower_case(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     answer = await transport.send(call(server.url + "/rate-limited"))
 
@@ -75,7 +100,7 @@ async def test_any_status_is_an_answer_and_header_names_are_lower_case(
 
 
 async def test_a_header_that_is_not_text_is_left_out(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     answer = await transport.send(call(server.url + "/odd-header"))
 
@@ -84,14 +109,31 @@ async def test_a_header_that_is_not_text_is_left_out(
 
 
 async def test_an_empty_answer_has_an_empty_body(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     answer = await transport.send(call(server.url + "/echo", b"", method="GET"))
 
     assert (answer.status, answer.body) == (200, b"")
 
 
-async def test_connections_are_used_again(server: FaultServer, transport: HttpTransport) -> None:
+@pytest.mark.parametrize("path", ["/greeted", "/until-closed", "/not-kept"])
+async def test_an_answer_is_taken_however_it_is_framed(
+    path: str, server: FaultServer, transport: AnyTransport
+) -> None:
+    for number in range(2):
+        answer = await transport.send(call(server.url + path, b'{"number":%d}' % number))
+
+        assert (answer.status, answer.body) == (200, b'{"number":%d}' % number)
+
+
+async def test_what_follows_the_last_chunk_is_no_part_of_the_body(
+    server: FaultServer, transport: AnyTransport
+) -> None:
+    assert (await transport.send(call(server.url + "/trailed"))).body == b"first"
+    assert (await transport.send(call(server.url + "/echo", b"next"))).body == b"next"
+
+
+async def test_connections_are_used_again(server: FaultServer, transport: AnyTransport) -> None:
     for _ in range(5):
         await transport.send(call(server.url + "/echo"))
 
@@ -102,7 +144,7 @@ async def test_connections_are_used_again(server: FaultServer, transport: HttpTr
 
 
 async def test_a_redirect_is_an_answer_and_is_not_followed(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     answer = await transport.send(call(server.url + "/redirect"))
 
@@ -110,7 +152,7 @@ async def test_a_redirect_is_an_answer_and_is_not_followed(
     assert [request.path for request in server.requests] == ["/redirect"]
 
 
-async def test_cookies_are_not_kept(server: FaultServer, transport: HttpTransport) -> None:
+async def test_cookies_are_not_kept(server: FaultServer, transport: AnyTransport) -> None:
     await transport.send(call(server.url + "/set-cookie"))
     await transport.send(call(server.url + "/echo"))
 
@@ -118,7 +160,7 @@ async def test_cookies_are_not_kept(server: FaultServer, transport: HttpTranspor
 
 
 async def test_only_gzip_is_asked_for_and_decoded(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     gzipped = await transport.send(call(server.url + "/gzipped", b'{"zip":1}'))
     brotli = await transport.send(call(server.url + "/brotli"))
@@ -129,13 +171,13 @@ async def test_only_gzip_is_asked_for_and_decoded(
 
 
 async def test_proxies_of_the_environment_are_ignored(
-    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+    kind: type[AnyTransport], server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    transport = HttpTransport()
+    transport = kind()
 
     answer = await transport.send(call(server.url + "/echo"))
 
@@ -158,7 +200,7 @@ async def test_a_configured_proxy_carries_the_calls(server: FaultServer) -> None
 
 @pytest.mark.parametrize("path", ["/hang", "/gate", "/drip"])
 async def test_a_call_ends_at_its_timeout_and_its_connection_with_it(
-    path: str, server: FaultServer, transport: HttpTransport
+    path: str, server: FaultServer, transport: AnyTransport
 ) -> None:
     with pytest.raises(Ambiguous, match="no complete answer within the timeout"):
         await transport.send(call(server.url + path, timeout_s=0.2))
@@ -170,15 +212,15 @@ async def test_a_call_ends_at_its_timeout_and_its_connection_with_it(
 
 
 async def test_a_cancelled_call_holds_until_it_has_really_ended(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, reqwest: HttpTransport
 ) -> None:
-    sending = asyncio.create_task(transport.send(call(server.url + "/hang")))
+    sending = asyncio.create_task(reqwest.send(call(server.url + "/hang")))
     await server.until(lambda s: len(s.requests) == 1)
 
     sending.cancel()
-    await transport.send(call(server.url + "/echo"))  # the loop has gone round meanwhile
+    await reqwest.send(call(server.url + "/echo"))  # the loop has gone round meanwhile
     sending.cancel()
-    await transport.send(call(server.url + "/echo"))
+    await reqwest.send(call(server.url + "/echo"))
     assert not sending.done()
     server.release.set()
 
@@ -187,13 +229,13 @@ async def test_a_cancelled_call_holds_until_it_has_really_ended(
 
 
 async def test_a_call_cancelled_while_its_body_arrives_holds_too(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, reqwest: HttpTransport
 ) -> None:
-    sending = asyncio.create_task(transport.send(call(server.url + "/gate")))
+    sending = asyncio.create_task(reqwest.send(call(server.url + "/gate")))
     await server.until(lambda s: len(s.requests) == 1)
 
     sending.cancel()
-    await transport.send(call(server.url + "/echo"))
+    await reqwest.send(call(server.url + "/echo"))
     assert not sending.done()
     server.release.set()
 
@@ -201,8 +243,22 @@ async def test_a_call_cancelled_while_its_body_arrives_holds_too(
         await sending
 
 
+@pytest.mark.parametrize("path", ["/hang", "/gate", "/drip"])
+async def test_over_plain_http_a_cancelled_call_has_ended_at_once_and_its_connection_with_it(
+    path: str, server: FaultServer, http1: Http1Transport
+) -> None:
+    sending = asyncio.create_task(http1.send(call(server.url + path)))
+    await server.until(lambda s: len(s.requests) == 1)
+
+    sending.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    await server.until(lambda s: s.open_connections == 0)
+
+
 async def test_1000_cancelled_calls_leave_no_connection_and_a_call_afterwards_succeeds(
-    many_files: None, server: FaultServer, transport: HttpTransport
+    many_files: None, server: FaultServer, transport: AnyTransport
 ) -> None:
     slots = asyncio.Semaphore(1000)
 
@@ -224,7 +280,7 @@ async def test_1000_cancelled_calls_leave_no_connection_and_a_call_afterwards_su
 
 
 async def test_no_answer_reaches_another_call_after_cancels_and_timeouts(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     dice = random.Random(7)
     wrong: list[bytes] = []
@@ -253,7 +309,7 @@ async def test_no_answer_reaches_another_call_after_cancels_and_timeouts(
 
 
 async def test_bytes_that_nobody_asked_for_do_not_answer_the_next_call(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     first = await transport.send(call(server.url + "/unsolicited"))
     second = await transport.send(call(server.url + "/echo", b'{"whose":"mine"}'))
@@ -266,7 +322,7 @@ async def test_bytes_that_nobody_asked_for_do_not_answer_the_next_call(
 
 
 async def test_an_answer_of_exactly_the_cap_is_taken_and_one_byte_more_is_not(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     whole = await transport.send(call(server.url + "/echo", b"x" * 1000, bytes_max=1000))
 
@@ -277,7 +333,7 @@ async def test_an_answer_of_exactly_the_cap_is_taken_and_one_byte_more_is_not(
 
 @pytest.mark.parametrize("path", ["/infinite", "/bomb"])
 async def test_an_endless_answer_or_a_gzip_bomb_stops_at_the_cap(
-    path: str, server: FaultServer, transport: HttpTransport
+    path: str, server: FaultServer, transport: AnyTransport
 ) -> None:
     with pytest.raises(AnswerTooLarge):
         await transport.send(call(server.url + path, bytes_max=MIB))
@@ -305,7 +361,7 @@ class CountedRoom:
 
 
 async def test_a_large_answer_is_received_when_there_is_room_and_a_small_one_at_once(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     room = CountedRoom()
     url = server.url + "/echo"
@@ -323,7 +379,7 @@ async def test_a_large_answer_is_received_when_there_is_room_and_a_small_one_at_
 
 
 async def test_a_large_answer_that_breaks_off_gives_its_room_back(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     room = CountedRoom()
     room.is_free.set()
@@ -352,7 +408,7 @@ async def test_a_large_answer_that_breaks_off_gives_its_room_back(
     ],
 )
 async def test_a_call_that_broke_after_it_was_sent_is_ambiguous(
-    path: str, server: FaultServer, transport: HttpTransport
+    path: str, server: FaultServer, transport: AnyTransport
 ) -> None:
     with pytest.raises(Ambiguous) as caught:
         await transport.send(call(server.url + path + "?key=secret"))
@@ -361,14 +417,21 @@ async def test_a_call_that_broke_after_it_was_sent_is_ambiguous(
     assert (await transport.send(call(server.url + "/echo"))).status == 200
 
 
+async def test_a_switch_of_protocols_that_nobody_asked_for_is_no_answer(
+    server: FaultServer, http1: Http1Transport
+) -> None:
+    with pytest.raises(Ambiguous):
+        await http1.send(call(server.url + "/switched"))
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://no-such-host.invalid/", "nonsense"])
-async def test_a_call_that_found_no_server_was_not_sent(url: str, transport: HttpTransport) -> None:
+async def test_a_call_that_found_no_server_was_not_sent(url: str, transport: AnyTransport) -> None:
     with pytest.raises(NotSent):
         await transport.send(call(url))
 
 
 async def test_a_call_with_a_header_that_cannot_be_sent_was_not_sent(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     broken = Call("POST", server.url, {"authorization": "Bearer a\r\nb"}, b"{}", 5, MIB)
 
@@ -378,8 +441,8 @@ async def test_a_call_with_a_header_that_cannot_be_sent_was_not_sent(
     assert "Bearer" not in str(caught.value)
 
 
-async def test_a_connect_timeout_was_not_sent() -> None:
-    transport = HttpTransport(connect_timeout_s=0.2)
+async def test_a_connect_timeout_was_not_sent(kind: type[AnyTransport]) -> None:
+    transport = kind(connect_timeout_s=0.2)
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -414,10 +477,10 @@ async def secure(authority: Path) -> AsyncIterator[FaultServer]:
 
 
 async def test_a_certificate_of_an_unknown_authority_ends_a_call_before_it_is_sent(
-    secure: FaultServer, transport: HttpTransport
+    secure: FaultServer, reqwest: HttpTransport
 ) -> None:
     with pytest.raises(NotSent):
-        await transport.send(call(secure.url + "/echo"))
+        await reqwest.send(call(secure.url + "/echo"))
 
     assert secure.requests == []
 
@@ -452,7 +515,7 @@ def test_a_proxy_that_is_no_url_is_refused_without_repeating_it() -> None:
 
 
 async def test_a_stream_hands_out_its_first_bytes_before_the_next_are_sent(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     async with transport.stream(call(server.url + "/gate")) as answer:
         chunks = answer.chunks()
@@ -466,7 +529,7 @@ async def test_a_stream_hands_out_its_first_bytes_before_the_next_are_sent(
 
 
 async def test_leaving_a_stream_early_closes_its_connection(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     async with transport.stream(call(server.url + "/gate")) as answer:
         await anext(answer.chunks())
@@ -475,7 +538,7 @@ async def test_leaving_a_stream_early_closes_its_connection(
 
 
 async def test_a_cancelled_stream_leaves_no_connection(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     async def read() -> None:
         async with transport.stream(call(server.url + "/gate", timeout_s=0.5)) as answer:
@@ -493,7 +556,7 @@ async def test_a_cancelled_stream_leaves_no_connection(
 
 
 async def test_a_stream_that_breaks_is_ambiguous(
-    server: FaultServer, transport: HttpTransport
+    server: FaultServer, transport: AnyTransport
 ) -> None:
     received: list[bytes] = []
 
@@ -503,7 +566,7 @@ async def test_a_stream_that_breaks_is_ambiguous(
     assert received == [b"first"]
 
 
-async def test_a_stream_stops_at_the_cap(server: FaultServer, transport: HttpTransport) -> None:
+async def test_a_stream_stops_at_the_cap(server: FaultServer, transport: AnyTransport) -> None:
     received: list[bytes] = []
 
     with pytest.raises(AnswerTooLarge):
@@ -513,13 +576,13 @@ async def test_a_stream_stops_at_the_cap(server: FaultServer, transport: HttpTra
     await server.until(lambda s: s.open_connections == 0)
 
 
-async def read_stream(transport: HttpTransport, of: Call, received: list[bytes]) -> None:
+async def read_stream(transport: AnyTransport, of: Call, received: list[bytes]) -> None:
     async with transport.stream(of) as answer:
         async for chunk in answer.chunks():
             received.append(chunk)  # noqa: PERF401 -- what came before an error counts
 
 
-async def test_a_stream_that_finds_no_server_was_not_sent(transport: HttpTransport) -> None:
+async def test_a_stream_that_finds_no_server_was_not_sent(transport: AnyTransport) -> None:
     with pytest.raises(NotSent):
         async with transport.stream(call("http://127.0.0.1:1/")):
             pass
@@ -528,8 +591,10 @@ async def test_a_stream_that_finds_no_server_was_not_sent(transport: HttpTranspo
 # --- closing
 
 
-async def test_closing_is_safe_twice_and_sends_nothing_more(server: FaultServer) -> None:
-    transport = HttpTransport()
+async def test_closing_is_safe_twice_and_sends_nothing_more(
+    server: FaultServer, kind: type[AnyTransport]
+) -> None:
+    transport = kind()
     await transport.close()
     await transport.close()
 
@@ -538,8 +603,10 @@ async def test_closing_is_safe_twice_and_sends_nothing_more(server: FaultServer)
     assert server.requests == []
 
 
-async def test_closing_ends_calls_that_wait_for_their_answer(server: FaultServer) -> None:
-    transport = HttpTransport()
+async def test_closing_ends_calls_that_wait_for_their_answer(
+    server: FaultServer, kind: type[AnyTransport]
+) -> None:
+    transport = kind()
     sending = asyncio.create_task(transport.send(call(server.url + "/hang")))
     await server.until(lambda s: len(s.requests) == 1)
 
@@ -550,8 +617,10 @@ async def test_closing_ends_calls_that_wait_for_their_answer(server: FaultServer
 
 
 @pytest.mark.parametrize("path", ["/hang", "/gate", "/drip"])
-async def test_closing_lets_go_of_cancelled_calls(path: str, server: FaultServer) -> None:
-    transport = HttpTransport()
+async def test_closing_lets_go_of_cancelled_calls(
+    path: str, server: FaultServer, kind: type[AnyTransport]
+) -> None:
+    transport = kind()
     sending = asyncio.create_task(transport.send(call(server.url + path, timeout_s=5)))
     await server.until(lambda s: len(s.requests) == 1)
     sending.cancel()

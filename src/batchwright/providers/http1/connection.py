@@ -1,0 +1,287 @@
+"""A connection and the call on it: bytes out, and an answer made of the bytes that come."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from batchwright.domain.errors import Ambiguous, AnswerTooLarge, NotSent, TransportError
+from batchwright.providers.base import LARGE_ANSWER_BYTES, Answer
+from batchwright.providers.transport import WRITE_STALL_S
+
+HEAD_BYTES_MAX = 64 * 2**10
+HEADERS_MAX = 100
+
+_FINAL_STATUS = 200
+_ENCODING = b"content-encoding"
+_ENCODING_LENGTH = len(_ENCODING)
+_GZIP_WBITS = 16 + zlib.MAX_WBITS
+_BROKEN = "the connection broke: {}"
+_EARLY = "the server closed it before the answer was whole"
+
+
+class Connection(asyncio.Protocol):
+    """A connection, and the call on it if there is one."""
+
+    __slots__ = (
+        "_answered",
+        "_bytes_max",
+        "_chunks",
+        "_failure",
+        "_gzip",
+        "_head_bytes",
+        "_headers",
+        "_is_in_head",
+        "_is_kept",
+        "_is_spoiled",
+        "_is_whole",
+        "_loop",
+        "_on_end",
+        "_parser",
+        "_size_bytes",
+        "_status",
+        "_taken_max",
+        "_transport",
+        "_waiting",
+        "idle_since",
+    )
+
+    def __init__(self, on_end: Callable[[Connection], None]) -> None:
+        """`on_end` is called when it is not to be used again; perhaps twice."""
+        self.idle_since = 0.0  # on the clock of the event loop
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._parser = HttpResponseParser(self)
+        self._transport: asyncio.Transport
+        # Its result is None in place of a large answer, which goes on after `go_on`.
+        self._answered: asyncio.Future[Answer | None] | None = None
+        self._waiting: deque[bytes] | None = None  # what has come while there is no room for it
+        self._failure: TransportError | None = None
+        self._is_spoiled = False  # not to be used again
+        self._is_in_head = True
+        self._is_whole = self._is_kept = False
+
+    # The call
+
+    def begin(self, head: bytes, body: bytes, bytes_max: int) -> asyncio.Future[Answer | None]:
+        """Send a request; the future has its answer, or raises what has become of it."""
+        if self._is_spoiled:
+            raise NotSent("cannot connect: the server closed the connection at once")
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._is_in_head = True
+        self._status = 0
+        self._chunks: list[bytes] = []
+        self._size_bytes = 0  # of them, decoded
+        self._bytes_max = bytes_max
+        self._taken_max = min(bytes_max, LARGE_ANSWER_BYTES)  # for more there must be room
+        self._gzip: zlib._Decompress | None = None
+        self._is_whole = self._is_kept = False
+        answered = self._answered = self._loop.create_future()
+        self._transport.writelines((head, body))
+        return answered
+
+    def go_on(self) -> asyncio.Future[Answer | None]:
+        """There is room for a large answer: receive the rest."""
+        answered = self._answered = self._loop.create_future()
+        self._taken_max = self._bytes_max
+        waiting, self._waiting = self._waiting, None
+        for data in waiting or ():
+            self._take(data)
+        if self._is_whole:
+            self._end()
+        elif self._is_spoiled:
+            self.fail(self._failure or Ambiguous(_BROKEN.format(_EARLY)))
+        else:
+            self._transport.resume_reading()
+        return answered
+
+    def is_reusable(self) -> bool:
+        """Whether another call may follow the one that was answered; closes it if not."""
+        if self._is_spoiled:
+            return False
+        if not self._is_kept or self._transport.get_write_buffer_size():
+            self.close()
+            return False
+        self.idle_since = self._loop.time()
+        return True
+
+    def fail(self, error: TransportError) -> None:
+        """End the call, if there is one, and the connection."""
+        self._failure = error
+        self._settle(error)
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection at once. Safe twice."""
+        self._is_spoiled = True
+        self._transport.abort()
+        self._on_end(self)
+
+    def _settle(self, outcome: Answer | TransportError | None) -> None:
+        answered, self._answered = self._answered, None
+        if answered is None or answered.done():  # cancelled
+            return
+        if isinstance(outcome, TransportError):
+            answered.set_exception(outcome)
+        else:
+            answered.set_result(outcome)
+
+    def _end(self) -> None:
+        """The answer is whole."""
+        if self._gzip is not None and not self._gzip.eof:
+            self.fail(Ambiguous("the answer ends within its gzip"))
+            return
+        chunks = self._chunks
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._settle(Answer(self._status, AnswerHeaders(self._headers), body))
+
+    def _take(self, data: bytes) -> None:
+        """Take in a piece of the body as it was sent."""
+        if self._waiting is not None:
+            self._waiting.append(data)
+            return
+        rest = b""
+        if self._gzip is not None:
+            try:
+                data = self._gzip.decompress(data, self._taken_max - self._size_bytes + 1)
+            except zlib.error:
+                self.fail(Ambiguous("the answer is not the gzip that it says it is"))
+                return
+            if self._gzip.unused_data:
+                self.fail(Ambiguous("the answer goes on behind the end of its gzip"))
+                return
+            rest = self._gzip.unconsumed_tail
+        self._chunks.append(data)
+        self._size_bytes += len(data)
+        if self._size_bytes > self._taken_max:
+            self._pass_taken_max(rest)
+
+    def _pass_taken_max(self, rest: bytes) -> None:
+        if self._taken_max == self._bytes_max:
+            self.fail(AnswerTooLarge(f"the answer is larger than {self._bytes_max} bytes"))
+            return
+        self._waiting = deque((rest,) if rest else ())
+        self._transport.pause_reading()
+        self._settle(None)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        if sys.platform == "linux":  # the option exists there alone
+            connected: socket.socket = transport.get_extra_info("socket")
+            stall_ms = int(WRITE_STALL_S * 1000)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall_ms)
+
+    def data_received(self, data: bytes) -> None:
+        if self._answered is None and self._waiting is None:
+            self.close()  # nobody has asked
+            return
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade):
+            self.fail(Ambiguous("the answer is not HTTP/1.1"))
+            return
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self.fail(Ambiguous("the head of the answer is larger than 64 KiB"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._is_spoiled = True
+        self._on_end(self)
+        if self._answered is None and self._waiting is None:
+            return
+        if error is None and self._ends_with_connection():
+            self._is_whole = True
+            if self._waiting is None:
+                self._end()
+        else:
+            self.fail(Ambiguous(_BROKEN.format(_EARLY if error is None else _reason(error))))
+
+    def _ends_with_connection(self) -> bool:
+        """Whether the end of the body is that of the connection (RFC 9112, section 6.3)."""
+        names = {name.lower() for name, _ in self._headers}
+        return not self._is_in_head and not names & {b"content-length", b"transfer-encoding"}
+
+    # httptools.HttpResponseParser
+
+    def on_message_begin(self) -> None:
+        if self._is_whole:  # a second answer, which nobody has asked for
+            self.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._is_whole:
+            return
+        self._is_in_head = False
+        self._status = self._parser.get_status_code()
+        if len(self._headers) > HEADERS_MAX:
+            self.fail(Ambiguous(f"the answer has more than {HEADERS_MAX} headers"))
+        for name, value in self._headers:
+            if len(name) == _ENCODING_LENGTH and name.lower() == _ENCODING:
+                if value.lower() == b"gzip":
+                    self._gzip = zlib.decompressobj(_GZIP_WBITS)
+                return
+
+    def on_body(self, data: bytes) -> None:
+        if self._answered is not None or self._waiting is not None:
+            self._take(data)
+
+    def on_message_complete(self) -> None:
+        if self._status < _FINAL_STATUS:  # `100 Continue` and its like: the answer is still to come
+            self._headers.clear()
+            self._is_in_head = True
+            return
+        self._is_whole = True
+        self._is_kept = self._parser.should_keep_alive()
+        if self._waiting is None and self._answered is not None:
+            self._end()
+
+
+class AnswerHeaders(Mapping[str, str]):
+    """The headers of an answer, names in lower case. Of a repeated one the first value counts; a
+    value that is not text is left out."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
+        self._raw = raw
+
+    def __getitem__(self, name: str) -> str:
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return str(value)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As in every mapping, without an error on the way."""
+        wanted = name.encode()
+        for given, value in self._raw:
+            if given.lower() == wanted:
+                return value.decode() if value.isascii() else default
+        return default
+
+    def __iter__(self) -> Iterator[str]:
+        names = dict.fromkeys(name.lower() for name, _ in self._raw if name.isascii())
+        return (name for name in (given.decode() for given in names) if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"AnswerHeaders({dict(self)})"
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__

@@ -1,0 +1,49 @@
+"""When calls run out of time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from batchwright.domain.errors import Ambiguous, TransportError
+from batchwright.providers.http1.connection import Connection
+
+
+class Deadlines:
+    """The calls under way that share a timeout, in the order in which they run out."""
+
+    __slots__ = ("_calls", "_timer", "timeout_s")
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._calls: dict[Connection, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_used(self) -> bool:
+        return bool(self._calls)
+
+    def add(self, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        self._calls[connection] = deadline = loop.time() + self.timeout_s
+        if self._timer is None:
+            self._timer = loop.call_at(deadline, self._on_timer)
+
+    def remove(self, connection: Connection) -> None:
+        self._calls.pop(connection, None)
+
+    def end_all(self, error: TransportError) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for connection in [*self._calls]:
+            connection.fail(error)
+
+    def _on_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time() + 1e-3  # timers of the loop are no more exact
+        self._timer = None
+        for connection, deadline in [*self._calls.items()]:
+            if deadline > now:
+                self._timer = loop.call_at(deadline, self._on_timer)
+                return
+            connection.fail(Ambiguous("no complete answer within the timeout"))
