@@ -85,6 +85,7 @@ class Comparison:
         self._config.write_text(measure.config_text(self._base_url, concurrency))
         self._input = measure.write_requests(self._folder / "input.jsonl", self._requests)
         self._single = measure.write_requests(self._folder / "single.jsonl", 1)
+        measure.run_to_end(self._single, self._config, self._folder / "warm-up.jsonl")
 
     def measure_round(self, number: int) -> None:
         quick = min(self._requests, 60_000)

@@ -1,113 +1,187 @@
-"""Short texts embedded through `batchwright run`, with packing and without.
+"""Short texts embedded through `batchwright run`, with packing and without, and by peers in lists.
 
+    make peers                                  # once: what it is compared with, in .venv-peers
     python benchmarks/packing.py [--requests 100000] [--rounds 3] [--concurrency 64] [--quick]
 
-Every request is one text for a vector of 256 dimensions. Packed and unpacked runs take turns
-against one sandbox on its own core; the share of that core is shown, since an embedding is more
-work for it than a small chat. The rate is that of the whole life of the command without its
-start-up, which is that of a run of one request; beside it that of the calls alone.
+Every request is one text for a vector of 256 dimensions. All ways take turns against one sandbox
+on its own core; the share of that core is shown, since an embedding is more work for it than a
+small chat. The rate of the command is that of its whole life without its start-up, which is that
+of a run of one request; beside it that of the calls alone. A peer sends lists of 256 or 2,048
+texts, whichever suits it better in a trial, as many at a time as the command has calls in flight;
+its rate is that from its first call to its last answer.
 
-The target is for a sandbox without latency. A second table, which no target is for, is with 200 ms
-and a tenth of the requests.
+Once without latency, which the targets are for, and once with 200 ms. Without packing fewer are
+sent where a call takes its time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import measure
+from peers import PYTHON, VERSIONS, said_s
 
 DIMENSIONS = 256
-TARGET = 8.0  # times the rate without packing
+UNPACKED_TARGET = 8.0
+PEERS_TARGET = 1.5
 ENDPOINT = "/v1/embeddings"
-WAYS = {"packed": "true", "unpacked": "false"}
+PACKED = "packed"
+UNPACKED = "unpacked"
+PACKING = {PACKED: "true", UNPACKED: "false"}
+PEERS = {
+    "aiohttp": "aiohttp and a semaphore",
+    "openai": "AsyncOpenAI and a semaphore",
+    "langchain": "LangChain aembed_documents",
+    "lm-deluge": "lm-deluge embed, 96 at most",
+    "litellm": "litellm aembedding",
+}
+SLOW_PEERS_TEXTS = {"litellm": 10_000}  # it takes more than a millisecond for each
+LIST_SIZES = (256, 2048)
+TRIAL_TEXTS = 8192
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--requests", type=int, help="else 100,000")
+    parser.add_argument("--rounds", type=int, help="else 3")
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--peers", default=",".join(PEERS), help="with commas between")
     parser.add_argument("--quick", action="store_true", help="20,000 requests, one round")
     arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.requests, arguments.rounds = 20_000, 1
+    requests = arguments.requests or (20_000 if arguments.quick else 100_000)
+    rounds = arguments.rounds or (1 if arguments.quick else 3)
+    peers = [name for name in arguments.peers.split(",") if name] if PYTHON.exists() else []
     measure.show_machine()
     measure.pin_to_engine_cpu()
-    compare(arguments.requests, arguments.rounds, arguments.concurrency, "0ms")
-    compare(arguments.requests // 10, arguments.rounds, arguments.concurrency, "200ms")
+    if not PYTHON.exists():
+        print("`make peers` installs the peers; without them only packing is measured.\n")
+    compare(requests, requests, rounds, arguments.concurrency, peers, "0ms")
+    compare(requests, requests // 10, rounds, arguments.concurrency, peers, "200ms")
 
 
-def compare(requests: int, rounds: int, concurrency: int, latency: str) -> None:
-    """Measure and show both ways at one latency of the upstream."""
+def compare(
+    requests: int, unpacked: int, rounds: int, concurrency: int, peers: Sequence[str], latency: str
+) -> None:
+    """Measure and show all ways at one latency of the upstream; `unpacked` requests go alone."""
     with measure.sandbox("--latency", latency) as upstream, measure.scratch() as folder:
-        comparison = Comparison(folder, upstream.base_url, upstream.pid, requests)
-        comparison.prepare(concurrency)
+        core = measure.UpstreamCore(upstream.pid)
+        comparison = Comparison(folder, upstream.base_url, core, concurrency)
+        comparison.prepare(requests, unpacked, peers)
         for number in range(rounds):
             comparison.measure_round(number)
     comparison.show(latency)
 
 
 class Comparison:
-    """Both ways in turn, round after round."""
+    """Every way in turn, round after round."""
 
-    def __init__(self, folder: Path, base_url: str, upstream_pid: int, requests: int) -> None:
+    def __init__(
+        self, folder: Path, base_url: str, core: measure.UpstreamCore, concurrency: int
+    ) -> None:
         self._folder = folder
         self._base_url = base_url
-        self._upstream_pid = upstream_pid
-        self._requests = requests
-        self._rates: dict[str, list[float]] = {way: [] for way in WAYS}
-        self._calls_alone: dict[str, list[float]] = {way: [] for way in WAYS}
-        self._shares: dict[str, list[float]] = {way: [] for way in WAYS}
+        self._core = core
+        self._concurrency = concurrency
+        self._texts: dict[str, int] = {}
+        self._list_sizes: dict[str, int] = {}
+        self._rates: dict[str, list[float]] = {}
+        self._calls_alone: dict[str, list[float]] = {}
 
-    def prepare(self, concurrency: int) -> None:
-        settings = measure.config_text(self._base_url, concurrency)
+    def prepare(self, requests: int, unpacked: int, peers: Sequence[str]) -> None:
+        self._texts = {PACKED: requests, UNPACKED: unpacked}
+        settings = measure.config_text(self._base_url, self._concurrency)
         settings += "embedding_inputs_per_batch = 0\n"
-        for way, value in WAYS.items():
+        for way, value in PACKING.items():
             self._config(way).write_text(f"{settings}pack_embeddings = {value}\n")
-        self._input = write_texts(self._folder / "input.jsonl", self._requests)
+            write_texts(self._folder / f"{way}.jsonl", self._texts[way])
         self._single = write_texts(self._folder / "single.jsonl", 1)
+        measure.run_to_end(self._single, self._config(PACKED), self._folder / "warm-up.jsonl")
+        for peer in peers:
+            self._texts[peer] = min(requests, SLOW_PEERS_TEXTS.get(peer, requests))
+            count = min(self._texts[peer], TRIAL_TEXTS)
+            trials = {size: self._peer_s(peer, count, size) for size in LIST_SIZES}
+            self._list_sizes[peer] = min(trials, key=lambda size: trials[size])
 
     def measure_round(self, number: int) -> None:
-        for way in WAYS:
-            config = self._config(way)
-            single = self._folder / f"{way}-single-{number}.jsonl"
-            start_s = measure.run_to_end(self._single, config, single).wall_s
-            cpu_before_s = measure.cpu_s(self._upstream_pid)
-            output = self._folder / f"{way}-{number}.jsonl"
-            ran = measure.run_to_end(self._input, config, output)
-            taken_s = ran.wall_s - start_s
-            share = (measure.cpu_s(self._upstream_pid) - cpu_before_s) / taken_s
-            self._rates[way].append(self._requests / taken_s)
-            self._calls_alone[way].append(self._requests / ran.phases_s["running"])
-            self._shares[way].append(100 * share)
-            output.unlink()
+        for way in PACKING:
+            self._take_run(way, number)
+        for peer, size in self._list_sizes.items():
+            self._core.begin()
+            self._note(peer, self._peer_s(peer, self._texts[peer], size))
 
     def show(self, latency: str) -> None:
         measure.show_table(
-            f"{self._requests:,} short texts, {DIMENSIONS} dimensions, latency {latency}, one core",
-            ("way", "texts a second", "the calls alone", "sandbox's core, %"),
-            [(way, *(measure.spread(each[way]) for each in self._columns())) for way in WAYS],
+            f"Short texts, {DIMENSIONS} dimensions, latency {latency}, one core, "
+            f"{self._concurrency} calls in flight",
+            (
+                *("way", "texts", "in lists of", "texts a second", "the calls alone"),
+                "sandbox's core, %",
+            ),
+            [self._row(way) for way in self._rates],
         )
-        ratios, alone = self._ratios(self._rates), self._ratios(self._calls_alone)
-        target = measure.at_least(ratios, TARGET) if latency == "0ms" else ("–", "")
+        is_held = latency == "0ms"
+        rows = [
+            ("unpacked, the whole run", self._rates[UNPACKED], UNPACKED_TARGET),
+            *((self._name(peer), self._rates[peer], None) for peer in self._list_sizes),
+        ]
+        if self._list_sizes:
+            of_round = zip(*(self._rates[peer] for peer in self._list_sizes), strict=True)
+            rows.append(("the best peer of each round", list(map(max, of_round)), PEERS_TARGET))
         measure.show_table(
-            f"Packed against unpacked, latency {latency}",
-            ("", "ratio", "wanted", ""),
-            [
-                ("the whole run", measure.spread(ratios, 2), *target),
-                ("the calls alone", measure.spread(alone, 2), "–", ""),
-            ],
+            f"Packed against others, latency {latency}",
+            ("the other", "ratio", "wanted", ""),
+            [self._ratio_row(*row, is_held=is_held) for row in rows],
         )
 
-    def _columns(self) -> tuple[dict[str, list[float]], ...]:
-        return self._rates, self._calls_alone, self._shares
+    def _take_run(self, way: str, number: int) -> None:
+        config = self._config(way)
+        single = self._folder / f"{way}-single-{number}.jsonl"
+        start_s = measure.run_to_end(self._single, config, single).wall_s
+        output = self._folder / f"{way}-output-{number}.jsonl"
+        self._core.begin()
+        ran = measure.run_to_end(self._folder / f"{way}.jsonl", config, output)
+        self._note(way, ran.wall_s - start_s)
+        alone = self._texts[way] / ran.phases_s["running"]
+        self._calls_alone.setdefault(way, []).append(alone)
+        output.unlink()
 
-    def _ratios(self, rates: dict[str, list[float]]) -> list[float]:
-        pairs = zip(rates["packed"], rates["unpacked"], strict=True)
-        return [packed / unpacked for packed, unpacked in pairs]
+    def _note(self, way: str, taken_s: float) -> None:
+        self._core.note(way, self._texts[way], taken_s)
+        self._rates.setdefault(way, []).append(self._texts[way] / taken_s)
+
+    def _peer_s(self, peer: str, count: int, list_size: int) -> float:
+        program = str(Path(__file__).with_name("peer_embeddings.py"))
+        numbers = map(str, (count, self._concurrency, list_size))
+        command = [str(PYTHON), program, peer, self._base_url, *numbers]
+        return said_s(peer, command, measure.environment())
+
+    def _row(self, way: str) -> tuple[str, ...]:
+        alone = self._calls_alone.get(way)
+        size = self._list_sizes.get(way)
+        return (
+            *(self._name(way), f"{self._texts[way]:,}", "–" if size is None else f"{size:,}"),
+            measure.spread(self._rates[way]),
+            "–" if alone is None else measure.spread(alone),
+            self._core.share(way),
+        )
+
+    def _ratio_row(
+        self, name: str, rates: Sequence[float], target: float | None, *, is_held: bool
+    ) -> tuple[str, ...]:
+        pairs = zip(self._rates[PACKED], rates, strict=True)
+        ratios = [packed / other for packed, other in pairs]
+        cells = ("–", "–")
+        if target is not None and is_held:
+            cells = measure.at_least(ratios, target)
+        return name, measure.spread(ratios, 2), *cells
+
+    def _name(self, way: str) -> str:
+        return f"{PEERS[way]} ({VERSIONS[way]})" if way in PEERS else f"batchwright run, {way}"
 
     def _config(self, way: str) -> Path:
         return self._folder / f"{way}.toml"

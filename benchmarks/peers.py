@@ -19,7 +19,7 @@ import argparse
 import json
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -231,6 +231,7 @@ class Ours:
         self._config.write_text(measure.config_text(work.base_url, concurrency, *more))
         self._input = measure.write_requests(folder / "input.jsonl", requests, work.body)
         self._single = measure.write_requests(folder / "single.jsonl", 1, work.body)
+        self._wall_s(self._single, "warm-up.jsonl")
 
     def taken_s(self, number: int) -> float:
         """How long all requests take, without the start-up."""
@@ -277,13 +278,12 @@ def peer_environment(work: Work) -> dict[str, str]:
 
 def peer_s(peer: str, work: Work, count: int, in_flight: int) -> float:
     """Seconds from a peer's first call to its last answer."""
-    ended = subprocess.run(
-        peer_command(peer, work, count, in_flight),
-        env=peer_environment(work),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return said_s(peer, peer_command(peer, work, count, in_flight), peer_environment(work))
+
+
+def said_s(peer: str, command: Sequence[str], environment: Mapping[str, str]) -> float:
+    """The seconds that the program of a peer prints; its version is kept."""
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode != 0:
         raise SystemExit(f"{peer} ended with {ended.returncode}:\n{ended.stderr[-2000:]}")
     said = json.loads(ended.stdout.splitlines()[-1])
