@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 SOURCE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(SOURCE / "src"), str(SOURCE / "tests" / "support")]
@@ -137,6 +138,7 @@ class Ran:
 
     wall_s: float  # from the start of the process to its end
     phases_s: dict[str, float]  # what it said it was doing, from the first time to the next
+    summary: dict[str, Any]  # what it said in the end
 
 
 def run_to_end(source: Path, config: Path, output: Path, *options: str) -> Ran:
@@ -147,20 +149,23 @@ def run_to_end(source: Path, config: Path, output: Path, *options: str) -> Ran:
     with subprocess.Popen(
         [*run_command(source, config, output), *options],
         env={**environment(), "HOME": str(source.parent)},
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stderr is not None
+        assert process.stdout is not None
         for line in process.stderr:
             said.append(line)
             begun_s.setdefault(line.partition(":")[0].strip(), perf_counter() - started)
+        told = process.stdout.read()  # short, so that it is held until now
     wall_s = perf_counter() - started
     if process.returncode != 0:
         raise SystemExit(f"batchwright run ended with {process.returncode}:\n{''.join(said)}")
     phases = [("starting", 0.0), *begun_s.items()]
     ends_s = [*begun_s.values(), wall_s]
-    return Ran(wall_s, {name: end - at for (name, at), end in zip(phases, ends_s, strict=True)})
+    phases_s = {name: end - at for (name, at), end in zip(phases, ends_s, strict=True)}
+    return Ran(wall_s, phases_s, json.loads(told))
 
 
 @contextmanager

@@ -64,6 +64,10 @@ class MortalBlobs(MemoryBlobs):
         async for chunk in super().read(key, offset, length):
             yield chunk
 
+    async def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        await self._begin("read_ranges")
+        return await super().read_ranges(key, ranges)
+
     async def create(self, keys: Sequence[str]) -> None:
         await self._begin("create")
         await super().create(keys)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from batchwright.cli.options import ConfigFile, Json
+from batchwright.domain.order import Order
 
 
 def run(
@@ -71,6 +72,14 @@ def run(
         int | None,
         typer.Option(metavar="N", min=1, help="Calls in flight, for every provider."),
     ] = None,
+    order: Annotated[
+        Order,
+        typer.Option(
+            metavar="ORDER",
+            help="In which order they are sent: input, or prefix (what begins alike together, "
+            "for the provider's prompt cache).",
+        ),
+    ] = Order.INPUT,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run those that failed again.")
     ] = False,
@@ -115,6 +124,7 @@ def run(
         options,
         load_config(config),
         concurrency=concurrency,
+        order=order,
         retry_failed=retry_failed,
         as_json=as_json,
     )

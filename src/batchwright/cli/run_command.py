@@ -17,11 +17,13 @@ from batchwright.cli.terminal import (
     note,
     say,
     say_json,
+    shown_cached,
     shown_cost,
     shown_savings,
     shown_span,
 )
 from batchwright.config import Config
+from batchwright.domain.order import Order, check_order
 from batchwright.engine.results import Settled
 from batchwright.local.errors import Stopped
 from batchwright.local.inspection import inspect, line_chunks
@@ -49,12 +51,15 @@ class RunCommand:
         config: Config,
         *,
         concurrency: int | None,
+        order: Order,
         retry_failed: bool,
         as_json: bool,
     ) -> None:
         self._job: Job = plan_file(source, output or default_output_of(source), options)
+        check_order(order, self._job.url, param="--order")
         self._config = config
         self._concurrency = concurrency
+        self._order = order
         self._retry_failed = retry_failed
         self._as_json = as_json
         if options.model is not None and self._job.unit == "line":
@@ -104,6 +109,7 @@ class RunCommand:
                     config=config,
                     controls=Controls(observer=display.show, stop=stop),
                     retry_failed=self._retry_failed,
+                    order=self._order,
                 )
             except Stopped as stopped:
                 return stopped
@@ -185,7 +191,8 @@ def _say_summary(summary: Summary) -> None:
         f"in {_elapsed(summary.elapsed_s)}"
     )
     usage = summary.usage
-    say(f"tokens  {usage.input_tokens:,} in, {usage.output_tokens:,} out")
+    cached = shown_cached(usage.cached_tokens, usage.input_tokens)
+    say(f"tokens  {usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out")
     say(f"cost    {shown_cost(summary.cost)}")
     saved = summary.savings
     if saved.requests:

@@ -28,6 +28,10 @@ def sandbox(
         typer.Option(help="Seconds' worth of a limit usable at once; else 60."),
     ] = None,
     tpm_counts: Annotated[str | None, typer.Option(help="estimate (the default) or usage.")] = None,
+    prompt_cache: Annotated[
+        int | None,
+        typer.Option(metavar="TOKENS", help="Have a prompt cache of so many tokens."),
+    ] = None,
     fail_rate: Annotated[
         float | None, typer.Option(help="Share of calls that fail, 0 to 1.")
     ] = None,
@@ -49,6 +53,7 @@ def sandbox(
         "limiter": limiter,
         "burst_s": burst_s,
         "tpm_counts": tpm_counts,
+        "prompt_cache": prompt_cache,
         "fail_rate": fail_rate,
         "ledger": ledger,
         "seed": seed,

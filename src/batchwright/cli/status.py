@@ -16,6 +16,7 @@ from batchwright.cli.steering import shown_state
 from batchwright.cli.terminal import (
     say,
     say_json,
+    shown_cached,
     shown_cost,
     shown_count,
     shown_savings,
@@ -183,7 +184,7 @@ def _tokens(usage: Wire) -> str | None:
     if not usage.get("total_tokens"):
         return None
     cached = (usage.get("input_tokens_details") or {}).get("cached_tokens") or 0
-    note = f" ({cached:,} cached)" if cached else ""
+    note = shown_cached(cached, usage["input_tokens"])
     return f"{usage['input_tokens']:,} in{note}, {usage['output_tokens']:,} out"
 
 

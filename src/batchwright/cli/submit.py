@@ -19,6 +19,7 @@ from batchwright.cli.options import (
 )
 from batchwright.cli.terminal import note, say, say_json
 from batchwright.cli.wait import wait_for
+from batchwright.domain.order import Order
 from batchwright.domain.priority import Priority
 from batchwright.domain.window import window_s
 
@@ -40,6 +41,14 @@ def submit(
         bool,
         typer.Option("--dedupe", help="Send requests with the same body once; all get the answer."),
     ] = False,
+    order: Annotated[
+        Order | None,
+        typer.Option(
+            metavar="ORDER",
+            help="In which order they are sent: input, or prefix (what begins alike together, "
+            "for the provider's prompt cache).",
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
     config: ConfigFile = None,
     base_url: BaseUrl = None,
@@ -57,6 +66,8 @@ def submit(
     options: dict[str, Any] = {"dedupe": True} if dedupe else {}
     if priority is not None:
         options["priority"] = priority.value
+    if order is not None:
+        options["order"] = order.value
     return run_async(
         _submit(file, window, description, options, wait, config, base_url, api_key, as_json)
     )

@@ -125,6 +125,13 @@ def shown_savings(requests: int, tokens: int, cost_usd: float | None) -> str:
     return f"{shown_count(requests, 'request')}, {tokens:,} tokens{cost}"
 
 
+def shown_cached(cached_tokens: int, input_tokens: int) -> str:
+    """` (1,024 cached, 12 %)`, to stand behind the tokens that came in; nothing for none."""
+    if not cached_tokens or not input_tokens:
+        return ""
+    return f" ({cached_tokens:,} cached, {100 * cached_tokens / input_tokens:.0f} %)"
+
+
 def shown_bytes(size_bytes: float) -> str:
     """A size in the unit that fits: `512 B`, `1.5 MB`."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -12,6 +12,7 @@ from typing import Any
 
 from batchwright.domain.batch_error import BatchError
 from batchwright.domain.errors import IllegalTransition
+from batchwright.domain.order import ORDER, Order
 from batchwright.domain.priority import Priority
 from batchwright.domain.usage import NO_USAGE, Usage
 
@@ -158,6 +159,11 @@ class Batch:
     def is_deduped(self) -> bool:
         """Whether requests with the same body are sent once."""
         return bool(self.options.get(DEDUPE))
+
+    @property
+    def order(self) -> Order:
+        """The order in which its requests go out."""
+        return Order(self.options.get(ORDER, Order.INPUT))
 
     @property
     def is_sending(self) -> bool:

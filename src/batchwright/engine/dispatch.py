@@ -22,6 +22,7 @@ from batchwright.domain.batch import Batch
 from batchwright.domain.errors import Ambiguous, Damaged, StorageError, TransportError
 from batchwright.domain.file import Extent
 from batchwright.domain.limits import Cost, LimitSeen
+from batchwright.domain.order import Order
 from batchwright.domain.request import Request, with_model
 from batchwright.domain.result import Code
 from batchwright.domain.segment import Segment
@@ -33,6 +34,7 @@ from batchwright.engine.estimate import Estimator, estimate, learn
 from batchwright.engine.fair_queue import Flow
 from batchwright.engine.journal import Journal
 from batchwright.engine.lane import Job, Lane
+from batchwright.engine.line_source import InputSource, LineSource, PrefixSource
 from batchwright.engine.not_run import write_not_run
 from batchwright.engine.pace import Pace
 from batchwright.engine.packer import Pack
@@ -52,6 +54,7 @@ FLOW_MAX = 512  # requests read ahead for a lane
 WAITING_MAX = 1024  # of a lane, waiting to be tried again; above it nothing new is read for it
 REFUSALS_MAX = 100  # of one request: then it is not the pace of the lane that they refuse
 RATE_LIMITED = "rate_limited"  # the cause of the rule for a 429
+LEAD = 2  # in calls in flight: so far ahead the first request with a prefix goes out
 BUGS_MAX = 10  # errors of ours that cost a request each; the next one stops its batch
 
 log = structlog.get_logger()
@@ -107,13 +110,13 @@ class BatchRun:
         self._copier = self._make_copier() if batch.is_deduped else None
         self._slots = slots
         self._flows: dict[Lane, LaneFlow] = {}
+        is_done = self._skipped()
         self._reader = Reader(
             batch,
-            extents=extents,
-            blobs=blobs,
+            source=self._source(is_done),
             runtime=runtime,
             router=router,
-            is_done=self._skipped(),
+            is_done=is_done,
             sink=self,
             on_end=self._on_read,
         )
@@ -159,6 +162,29 @@ class BatchRun:
         if is_done is None:
             return is_follower
         return lambda line: is_done(line) or is_follower(line)
+
+    def _source(self, is_done: Callable[[int], bool] | None) -> LineSource:
+        batch, extents, blobs = self._batch, self._extents, self._blobs
+        if batch.order is Order.INPUT:
+            return InputSource(extents=extents, blobs=blobs)
+        return PrefixSource(
+            endpoint=batch.endpoint,
+            extents=extents,
+            blobs=blobs,
+            is_done=is_done,
+            lead=self._lead,
+        )
+
+    def _lead(self) -> int:
+        """How many requests go out while the answer to one is awaited, and some more.
+
+        None of a batch of several models: where lanes have scans of their own, these must read in
+        one and the same order.
+        """
+        model = self._batch.model
+        if model is None or self._router.explain(model, with_nearest=False) is not None:
+            return 0
+        return LEAD * self._router.find(model).lane.allowed_in_flight
 
     # What others ask
 

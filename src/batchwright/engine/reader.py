@@ -13,17 +13,16 @@ A model keeps its route as long as the reader lives, so that a line belongs to o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol
 
-from batchwright.blobs.base import Blobs
 from batchwright.domain.batch import Batch
-from batchwright.domain.file import Extent
 from batchwright.domain.lines import Line
 from batchwright.domain.request import Request
-from batchwright.engine.input import input_lines, read_request
+from batchwright.engine.input import read_request
 from batchwright.engine.lane import Lane
+from batchwright.engine.line_source import LineSource
 from batchwright.engine.routing import Route, Router, UnknownModel
 from batchwright.engine.runtime import Runtime
 
@@ -60,8 +59,7 @@ class Reader:
         self,
         batch: Batch,
         *,
-        extents: Sequence[Extent],
-        blobs: Blobs,
+        source: LineSource,
         runtime: Runtime,
         router: Router,
         is_done: Callable[[int], bool] | None,
@@ -73,8 +71,7 @@ class Reader:
         self.has_ended = False
         self._endpoint = batch.endpoint
         self._has_shares = batch.model is None and len(router.lanes) > 1
-        self._extents = extents
-        self._blobs = blobs
+        self._source = source
         self._runtime = runtime
         self._router = router
         self._is_done = is_done
@@ -116,7 +113,7 @@ class Reader:
     async def _scan(self, start: Line | None, share: _Share | None) -> None:
         """Read from a line on: what is in `share`, or all that nobody else reads."""
         is_done = self._is_done
-        async for lines in input_lines(self._blobs, self._extents, start):
+        async for lines in self._source.lines(start):
             for line in lines:
                 if is_done is not None and is_done(line.number):
                     continue

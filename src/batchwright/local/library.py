@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from batchwright.client.progress import Progress, open_progress
 from batchwright.client.sync import run_sync
 from batchwright.config import Config, load_config
+from batchwright.domain.order import Order, check_order, order_of
 from batchwright.engine.results import Settled
 from batchwright.local.job import Job, RunOptions, plan_file, plan_rows
 from batchwright.local.logs import quiet_logs
@@ -40,6 +41,7 @@ def run(
     limit: int | None = None,
     dedupe: bool = False,
     concurrency: int | None = None,
+    order: str = "input",
     retry_failed: bool = False,
     restart: bool = False,
     force: bool = False,
@@ -56,6 +58,9 @@ def run(
     `error`; for batch requests the column `custom_id` before them. A row that failed has its
     `error`; nothing is raised for it. With `dedupe` what is asked twice is sent once, and the
     column `copied_from` has the number of the row that was sent (from 1).
+
+    `order="prefix"` sends requests whose prompts begin alike one after the other, so that the
+    provider's prompt cache hits; the rows come back in their own order all the same.
 
     With `output` the same is written there too, and a run that was stopped or killed goes on when
     it is called again: an answer that was recorded is never paid for again. Works where an event
@@ -76,6 +81,7 @@ def run(
             limit=limit,
             dedupe=dedupe,
             concurrency=concurrency,
+            order=order,
             retry_failed=retry_failed,
             restart=restart,
             force=force,
@@ -98,6 +104,7 @@ async def run_async(
     limit: int | None = None,
     dedupe: bool = False,
     concurrency: int | None = None,
+    order: str = "input",
     retry_failed: bool = False,
     restart: bool = False,
     force: bool = False,
@@ -117,7 +124,17 @@ async def run_async(
         dedupe=dedupe,
     )
     settings = config if isinstance(config, Config) else load_config(config)
-    call = _Call(data, options, settings, concurrency, retry_failed, restart, force, progress)
+    call = _Call(
+        data,
+        options,
+        settings,
+        concurrency,
+        order_of(order),
+        retry_failed,
+        restart,
+        force,
+        progress,
+    )
     if output is not None:
         return await call.into(Path(output))
     with tempfile.TemporaryDirectory(prefix="batchwright-") as folder:
@@ -133,6 +150,7 @@ class _Call:
         options: RunOptions,
         config: Config,
         concurrency: int | None,
+        order: Order,
         retry_failed: bool,
         restart: bool,
         force: bool,
@@ -142,6 +160,7 @@ class _Call:
         self._options = options
         self._config = config
         self._concurrency = concurrency
+        self._order = order
         self._retry_failed = retry_failed
         self._restart = restart
         self._force = force
@@ -149,6 +168,7 @@ class _Call:
 
     async def into(self, output: Path, *, is_kept: bool = True) -> pl.DataFrame:
         job = await asyncio.to_thread(self._plan, output)
+        check_order(self._order, job.url)
         with quiet_logs(), open_state(state_folder_of(output)) as state:
             return await self._run(job, state, is_kept)
 
@@ -184,6 +204,7 @@ class _Call:
                 ),
                 controls=Controls(observer=_shown_on(bar), stop=asyncio.Event()),
                 retry_failed=self._retry_failed,
+                order=self._order,
             )
         return frame
 

@@ -21,6 +21,7 @@ from batchwright.domain.batch import DEDUPE, NO_SAVINGS, Batch, Closing, Savings
 from batchwright.domain.batch_error import BatchError
 from batchwright.domain.errors import Damaged, StorageError, UsageError
 from batchwright.domain.key import DEFAULT_TENANT
+from batchwright.domain.order import ORDER, Order
 from batchwright.domain.usage import NO_USAGE, Usage
 from batchwright.engine.results import ResultIndex, Settled
 from batchwright.engine.routing import ModelCheck
@@ -158,11 +159,12 @@ async def run_job(
     config: Config,
     controls: Controls,
     retry_failed: bool = False,
+    order: Order = Order.INPUT,
 ) -> tuple[Summary, T]:
     """Do the job, or what is left of it, and hand its results to `deliver`, in a thread.
 
-    `manifest` is that of `settle_state`, `config` that of `config_for_run`. Returns the summary
-    and what `deliver` returned.
+    `manifest` is that of `settle_state`, `config` that of `config_for_run`. `order` is for batches
+    that begin now: one that goes on keeps its own. Returns the summary and what `deliver` returned.
     Raises `InvalidInput` with nothing sent, `Stopped` and `Stalled` where it can be resumed, and
     `StorageError` where the state or the disk does not allow to go on.
     """
@@ -172,7 +174,7 @@ async def run_job(
         state.clear_other_engines(manifest)  # of a restart that ended half way
     try:
         async with open_node(config) as node:
-            run = LocalRun(node, job, state, manifest, controls)
+            run = LocalRun(node, job, state, manifest, controls, order)
             try:
                 await run.finish_batches(retry_failed=retry_failed)
                 return await run.deliver(deliver)
@@ -191,7 +193,13 @@ class LocalRun:
     """One job over one node. Made by `run_job`."""
 
     def __init__(
-        self, node: Node, job: Job, state: RunState, manifest: Manifest, controls: Controls
+        self,
+        node: Node,
+        job: Job,
+        state: RunState,
+        manifest: Manifest,
+        controls: Controls,
+        order: Order,
     ) -> None:
         self._node = node
         self._engine = node.engine
@@ -199,6 +207,7 @@ class LocalRun:
         self._state = state
         self._manifest = manifest
         self._controls = controls
+        self._order = order
         self._started_at = monotonic()
         self._batches: list[Batch] = []  # the first one, then one for each retry
         self._gauge = Gauge(node.engine, controls.observer)
@@ -324,10 +333,16 @@ class LocalRun:
             endpoint=self._job.url,
             input_file_id=written.file.id,
             completion_window=None,
-            options={DEDUPE: True} if self._job.identity.dedupe else None,
+            options=self._options(),
         )
         self._batches.append(batch)
         return batch
+
+    def _options(self) -> Mapping[str, Any]:
+        options: dict[str, Any] = {DEDUPE: True} if self._job.identity.dedupe else {}
+        if self._order is not Order.INPUT:
+            options[ORDER] = self._order.value
+        return options
 
     async def _retry(self) -> None:
         """Run the failed requests again, as a further batch."""

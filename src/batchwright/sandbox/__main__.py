@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--limiter", help="bucket (default), fixed or sliding")
     add("--burst-s", type=float, help="seconds' worth of a limit usable at once (60)")
     add("--tpm-counts", help="estimate (default) or usage")
+    add("--prompt-cache", type=int, help="tokens that its prompt cache holds")
     add("--fail-rate", type=float, help="share of calls that fail, 0 to 1")
     add("--ledger", type=Path, help="file that gets one JSON line per request")
     add("--seed", type=int, help="changes every answer and every fault (0)")

@@ -23,6 +23,7 @@ class SandboxOptions:
     limiter: Algorithm = "bucket"
     burst_s: float = 60.0  # how many seconds' worth of a limit may be used at once
     tpm_counts: TokenCount = "estimate"
+    prompt_cache: int | None = None  # tokens; None: half of each long prompt counts as cached
     fail_rate: float = 0.0  # share of calls that fail, 0 to 1
     ledger: Path | None = None
     seed: int = 0
@@ -32,6 +33,12 @@ class SandboxOptions:
         _check("port", "0 to 65535", self.port, 0 <= self.port <= 65535)
         _check("rpm", "at least 1", self.rpm, self.rpm is None or self.rpm >= 1)
         _check("tpm", "at least 1", self.tpm, self.tpm is None or self.tpm >= 1)
+        _check(
+            "prompt-cache",
+            "at least 1024",
+            self.prompt_cache,
+            self.prompt_cache is None or self.prompt_cache >= 1024,
+        )
         _check_name("limiter", get_args(Algorithm), self.limiter)
         _check_name("tpm-counts", get_args(TokenCount), self.tpm_counts)
         _check("burst-s", "0.001 to 86400", self.burst_s, 0.001 <= self.burst_s <= 86400)

@@ -21,6 +21,7 @@ from batchwright.sandbox.faults import Tries, fault
 from batchwright.sandbox.latency import parse_latency
 from batchwright.sandbox.limiter import Limiter, Refusal
 from batchwright.sandbox.options import SandboxOptions
+from batchwright.sandbox.prompt_cache import Blocks, PromptCache, prompt_blocks
 from batchwright.sandbox.quick import quick_chat
 from batchwright.sandbox.replies import Ending, Ordinary, Reply, whole
 from batchwright.sandbox.streams import events
@@ -36,6 +37,7 @@ class Planned(msgspec.Struct, frozen=True, gc=False):
     latency_s: float = 0.0
     tokens_estimated: int = 0
     tokens_used: int = 0
+    prompt: Blocks | None = None  # for the prompt cache, once it is answered
 
 
 class Upstream:
@@ -50,6 +52,7 @@ class Upstream:
         self._fail_rate = options.fail_rate
         self._latency = None if options.latency == "0" else parse_latency(options.latency)
         self._limiter = _limiter(options)
+        self._cache = None if options.prompt_cache is None else PromptCache(options.prompt_cache)
         self._is_special = bool(options.fail_rate) or self._limiter is not None
         self._record = record
         self._tries = Tries()
@@ -67,9 +70,12 @@ class Upstream:
         return planned
 
     def settle(self, planned: Planned, now_s: float) -> None:
-        """The end of a call: its real usage takes the place of the estimate."""
+        """The end of a call: its real usage takes the place of the estimate, and from now on its
+        prompt can be had from the cache."""
         if self._limiter is not None and planned.tokens_estimated:
             self._limiter.settle(now_s, planned.tokens_estimated, planned.tokens_used)
+        if self._cache is not None and planned.prompt is not None and planned.reply.status == 200:
+            self._cache.add(planned.prompt)
 
     def _planned(self, request: Request, now_s: float, request_id: str) -> Planned:
         head = request.head
@@ -86,12 +92,25 @@ class Upstream:
             if refusal is not None:
                 limits = self._limiter.headers(now_s)
                 return Planned(_refused(refusal, {**_marks(request_id), **limits}))
+        prompt = self._look_up(request, composed)
         return Planned(
             self._reply(request, composed, digest, now_s, request_id),
             self._latency_s(digest),
             composed.tokens_estimated,
             composed.tokens_used,
+            prompt,
         )
+
+    def _look_up(self, request: Request, composed: Composed) -> Blocks | None:
+        """Say in the usage what of the prompt is cached; the prompt, if there is a cache."""
+        usage = composed.payload.get("usage")
+        if self._cache is None or usage is None:
+            return None
+        prompt = prompt_blocks(request.head.path, request.body)
+        for details in ("prompt_tokens_details", "input_tokens_details"):
+            if details in usage:
+                usage[details]["cached_tokens"] = self._cache.cached_tokens(prompt)
+        return prompt
 
     def _reply(
         self, request: Request, composed: Composed, digest: bytes, now_s: float, request_id: str

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from batchwright.domain.batch import Batch
 from batchwright.domain.errors import NotFound, UsageError
+from batchwright.domain.order import ORDER, Order, check_order
 from batchwright.domain.priority import Priority
 from batchwright.domain.window import window_s
 from batchwright.engine.results import RESULTS_PER_PAGE_MAX
@@ -27,7 +28,7 @@ from batchwright.server.fields import (
     wrong_value,
 )
 from batchwright.server.files import visible_file
-from batchwright.server.options import batch_options, priority_of
+from batchwright.server.options import KEY, batch_options, priority_of
 from batchwright.server.progress import live_batch_wire
 from batchwright.server.retry import retry_batch
 from batchwright.server.settings import ServerSettings
@@ -189,9 +190,9 @@ def _wanted(body: Mapping[str, Any], settings: ServerSettings) -> Wanted:
     for name in ("input_file_id", "endpoint", "completion_window"):
         required(body, name)
     window = required_text(body, "completion_window")
-    options = batch_options(body)
+    endpoint, options = _endpoint(required_text(body, "endpoint"), settings), batch_options(body)
     wanted = Wanted(
-        endpoint=_endpoint(required_text(body, "endpoint"), settings),
+        endpoint=endpoint,
         input_file_id=required_text(body, "input_file_id"),
         completion_window=window,
         metadata=metadata(body),
@@ -199,6 +200,7 @@ def _wanted(body: Mapping[str, Any], settings: ServerSettings) -> Wanted:
         priority=options.priority or Priority.NORMAL,
         options=options.kept,
     )
+    check_order(options.order or Order.INPUT, endpoint, param=f"{KEY}.{ORDER}")
     window_s(window)
     return wanted
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from batchwright.domain.batch import DEDUPE
 from batchwright.domain.errors import UsageError
+from batchwright.domain.order import ORDER, Order, order_of
 from batchwright.domain.priority import Priority
 from batchwright.server.fields import boolean, text, wrong_type, wrong_value
 
@@ -20,11 +21,13 @@ class BatchOptions:
 
     priority: Priority | None = None
     dedupe: bool | None = None
+    order: Order | None = None
 
     @property
     def kept(self) -> dict[str, Any]:
         """Those that a batch keeps as they were given."""
-        return {} if self.dedupe is None else {DEDUPE: self.dedupe}
+        given = {DEDUPE: self.dedupe, ORDER: self.order and self.order.value}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def batch_options(body: Mapping[str, Any]) -> BatchOptions:
@@ -58,4 +61,12 @@ def priority_of(value: Any, param: str) -> Priority:
     return Priority(named)
 
 
-_READERS: Mapping[str, Callable[[Any, str], Any]] = {"priority": priority_of, DEDUPE: boolean}
+def _order_of(value: Any, param: str) -> Order:
+    return order_of(text(value, param), param=param)
+
+
+_READERS: Mapping[str, Callable[[Any, str], Any]] = {
+    "priority": priority_of,
+    DEDUPE: boolean,
+    ORDER: _order_of,
+}

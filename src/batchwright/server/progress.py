@@ -44,6 +44,7 @@ def _extension(batch: Batch, engine: Engine, is_listed: bool) -> Wire:
         "dedupe": batch.is_deduped,
         "savings": closing.savings.to_wire(),
         "priority": batch.priority.value,
+        "order": batch.order.value,
         "paused_at": seconds(batch.paused_at),
         RETRY_OF: batch.options.get(RETRY_OF),
     }

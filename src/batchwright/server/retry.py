@@ -8,12 +8,13 @@ from dataclasses import replace
 from batchwright.domain.batch import Batch, Status
 from batchwright.domain.errors import Conflict, NotFound, UsageError
 from batchwright.domain.file import Extent, File
+from batchwright.domain.order import ORDER, check_order
 from batchwright.domain.segment import Segment
 from batchwright.engine.account import ERROR
 from batchwright.engine.input import input_lines
 from batchwright.engine.recovery import read_records
 from batchwright.server.context import Context
-from batchwright.server.options import BatchOptions
+from batchwright.server.options import KEY, BatchOptions
 from batchwright.server.progress import RETRY_OF
 
 
@@ -36,6 +37,7 @@ async def retry_batch(
     if earlier is not None:
         return earlier
     batch = await context.tenants.get_batch(tenant, batch_id)
+    check_order(options.order or batch.order, batch.endpoint, param=f"{KEY}.{ORDER}")
     if not batch.is_terminal:
         raise Conflict(
             f"The batch {batch_id} is {batch.status}; it can be retried when it has ended."

@@ -836,3 +836,60 @@ def test_failures_that_were_copied_are_tried_again_as_one(
     assert (first.code, again.code) == (3, 3)
     assert calls_of(sandbox) - before == 2
     assert len(read_lines(folder / "out.errors.jsonl")) == 5
+
+
+def prompts_alike(folder: Path, prompts: int, each: int) -> Path:
+    """Requests of which every `prompts`-th begins with the same 1,500 tokens."""
+    requests = []
+    for number in range(prompts * each):
+        made = request(f"r-{number}", f"question {number}")
+        system = f"prompt {number % prompts} ".ljust(6_000, "x")
+        made["body"]["messages"].insert(0, {"role": "system", "content": system})
+        requests.append(made)
+    return write_requests(folder / "in.jsonl", requests)
+
+
+def test_by_prefix_more_comes_from_the_prompt_cache_and_the_output_is_in_order(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    source, shares = prompts_alike(folder, 20, 10), {}
+    for order in ("input", "prefix"):
+        with SandboxProcess("--prompt-cache", "8000", "--latency", "10ms") as sandbox:
+            configure(folder, sandbox)
+            arguments = ("run", source, "-o", f"{order}.jsonl", "--order", order)
+            ended = batchwright(*arguments, "--concurrency", "4", "--json")
+        assert ended.code == 0, ended.err
+        usage = json.loads(ended.out)["usage"]
+        shares[order] = usage["input_tokens_details"]["cached_tokens"] / usage["input_tokens"]
+
+    assert shares["input"] < 0.1
+    assert shares["prefix"] > 0.7
+    for name in ("input", "prefix"):
+        ids = [line["custom_id"] for line in read_lines(folder / f"{name}.jsonl")]
+        assert ids == [f"r-{number}" for number in range(200)]
+
+
+def test_the_summary_tells_cached_tokens_and_their_share(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    with SandboxProcess("--prompt-cache", "8000") as sandbox:
+        configure(folder, sandbox)
+        ended = batchwright("run", prompts_alike(folder, 1, 10), "--concurrency", "1")
+
+    assert ended.code == 0
+    cached = 9 * (1_500 // 128 * 128)
+    assert f" in ({cached:,} cached, 84 %), " in ended.out
+
+
+def test_an_order_that_means_nothing_is_refused_before_anything_is_sent(
+    batchwright: Batchwright, folder: Path
+) -> None:
+    source = write_requests(folder / "in.jsonl", [embedding("a")])
+
+    wrong = batchwright("run", source, "--order", "prefix")
+    unknown = batchwright("run", source, "--order", "random")
+
+    assert (wrong.code, unknown.code) == (2, 2)
+    assert "no provider caches the prompts of /v1/embeddings" in wrong.err
+    assert "'input', 'prefix'" in unknown.err
+    assert not list(folder.glob("*.batchwright"))

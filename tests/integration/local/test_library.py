@@ -39,6 +39,24 @@ def test_strings_come_back_with_their_answers_in_order() -> None:
     assert frame["answer"].to_list() == ANSWERS
 
 
+def test_in_another_order_they_come_back_as_they_were_given() -> None:
+    assert classify(TEXTS, order="prefix")["answer"].to_list() == ANSWERS
+
+
+def test_an_order_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="Supported values are: 'input', 'prefix'"):
+        classify(TEXTS, order="random")
+    with pytest.raises(UsageError, match="caches the prompts of /v1/embeddings"):
+        run(
+            TEXTS,
+            model="builtin/embedding",
+            embed="text",
+            order="prefix",
+            config=CONFIG,
+            progress=False,
+        )
+
+
 def test_rows_keep_their_types() -> None:
     rows = [{"text": text, "stars": number, "tags": ["a"]} for number, text in enumerate(TEXTS)]
 

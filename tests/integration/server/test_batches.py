@@ -74,6 +74,14 @@ REFUSALS: list[tuple[dict[str, Any], str, str | None, str]] = [
     ({"batchwright": {"priority": "top"}}, "batchwright.priority", "invalid_value", "'high'"),
     ({"batchwright": {"priority": 1}}, "batchwright.priority", "invalid_type", "an integer"),
     ({"batchwright": {"dedupe": 1}}, "batchwright.dedupe", "invalid_type", "a boolean"),
+    ({"batchwright": {"order": "random"}}, "batchwright.order", "invalid_value", "'prefix'"),
+    ({"batchwright": {"order": True}}, "batchwright.order", "invalid_type", "a boolean"),
+    (
+        {"batchwright": {"order": "prefix"}, "endpoint": "/v1/embeddings"},
+        "batchwright.order",
+        "invalid_value",
+        "/v1/embeddings",
+    ),
     ({"batchwright": {"prio": "low"}}, "batchwright.prio", "unknown_parameter", "priority'"),
 ]
 
@@ -274,6 +282,7 @@ async def test_results_are_read_while_the_batch_runs(server: Any) -> None:
         "failed_by_code",
         "held_back_by",
         "limit",
+        "order",
         "paused_at",
         "possibly_paid_twice",
         "priority",

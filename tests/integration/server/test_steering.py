@@ -157,3 +157,35 @@ async def test_a_retry_has_the_priority_of_the_batch_that_it_repeats_or_its_own(
 
     assert as_before["batchwright"]["priority"] == "high"
     assert lower["batchwright"]["priority"] == "low"
+
+
+async def test_by_prefix_requests_that_begin_alike_go_out_together_also_in_a_retry(
+    server: Any,
+) -> None:
+    refusal = Answer(400, {}, b'{"error": {"message": "no"}}')
+    server.upstream.answer = lambda call: refusal
+    lines = chat_lines(12).splitlines(True)
+    for number, line in enumerate(lines):
+        content = json.loads(line)["body"]["messages"][0]["content"]
+        prompt = f"prompt {number % 3} ".ljust(2_000, ".")
+        lines[number] = line.replace(json.dumps(content).encode(), json.dumps(prompt).encode())
+    async with server.openai() as client, server.http() as http:
+        file = await client.files.create(file=b"".join(lines), purpose="batch")
+        batch = await client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            extra_body={"batchwright": {"order": "prefix"}},
+        )
+        await ended(client, batch.id)
+        again = await asked(http, batch.id, "retry", {})
+        await ended(client, again["id"])
+        other = await asked(http, batch.id, "retry", {"batchwright": {"order": "input"}})
+        await ended(client, other["id"])
+    sent = [json.loads(call.body)["messages"][0]["content"][7] for call in server.upstream.calls]
+
+    assert batch.model_extra["batchwright"]["order"] == again["batchwright"]["order"] == "prefix"
+    assert other["batchwright"]["order"] == "input"
+    # With so many calls at a time the three forerunners go first of all.
+    assert "".join(sent[:12]) == "".join(sent[12:24]) == "012000111222"
+    assert "".join(sent[24:]) == 4 * "012"

@@ -72,6 +72,26 @@ def test_a_lane_that_stands_still_holds_up_no_other(order: str, is_hung: bool) -
     simulate(held_up())
 
 
+def test_by_prefix_too_a_lane_that_stands_still_holds_up_no_other() -> None:
+    async def held_up() -> None:
+        world = WideWorld(9, settings=EngineSettings(reserve_bytes=0, max_attempts=50))
+        world.network = network = OneBadLane(world.random, is_hung=True)
+        world.side_limits = LaneLimits(max_concurrency=100)
+        engine = await world.boot()
+        data = orders()["mixed"].replace(b"request 1", b"long prompt".ljust(1500) + b"request 1")
+        batch = await world.create_batch(data, options={"order": "prefix"})
+        await asyncio.sleep(100)
+        assert len(network.ledger) == 2_000
+
+        network.is_mended.set()
+        await engine.wait(batch.id)
+        batch = await world.get_batch(batch.id)
+        assert (batch.status, batch.counts.completed) == (Status.COMPLETED, 4_000)
+        assert len(network.ledger) == 4_000
+
+    simulate(held_up())
+
+
 def test_a_provider_that_is_not_heard_yet_holds_up_no_other() -> None:
     async def unheard() -> None:
         world = WideWorld(2)

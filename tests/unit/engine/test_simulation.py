@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -28,11 +30,16 @@ async def ended(world: World, batch_id: str) -> Batch:
     return await world.get_batch(batch_id)
 
 
-async def history(seed: int, crash_times: tuple[float, ...]) -> tuple[World, Batch, str]:
+async def history(
+    seed: int,
+    crash_times: tuple[float, ...],
+    data: bytes = chat_lines(LINES),
+    **options: Any,
+) -> tuple[World, Batch, str]:
     """One batch with 20 % faults and a crash at each of the times."""
     world = World(seed, fault_rate=0.2)
     await world.boot()
-    batch = await world.create_batch(chat_lines(LINES))
+    batch = await world.create_batch(data, options=options)
     for number, at in enumerate(crash_times):
         await asyncio.sleep(at)
         await world.crash(power_cut=number % 2 == 1)
@@ -61,6 +68,60 @@ def test_each_line_ends_once_whatever_happens(seed: int) -> None:
     assert batch.status is Status.COMPLETED
     assert batch.counts.completed > LINES * 0.95
     assert world.network.in_flight_max <= 50
+
+
+def prompts_alike(count: int, prompts: int) -> bytes:
+    """Request i begins with prompt i modulo `prompts`, which is long."""
+    lines = chat_lines(count).splitlines(True)
+    for i, line in enumerate(lines):
+        prompt = f"prompt {i % prompts} ".ljust(1500, ".").encode()
+        lines[i] = line.replace(b"request", prompt + b" request")
+    return b"".join(lines)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_by_prefix_too_each_line_ends_once_whatever_happens(seed: int) -> None:
+    crash_times = (1.0 + seed % 5, 2.0 + seed % 3)
+    data = prompts_alike(LINES, 30)
+    world, batch, first = simulate(history(seed, crash_times, data, order="prefix"))
+    assert batch.status is Status.COMPLETED
+    assert batch.counts.completed > LINES * 0.95
+    assert world.network.in_flight_max <= 50
+    if seed == 0:
+        assert simulate(history(seed, crash_times, data, order="prefix"))[2] == first
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_the_same_is_sent_once_by_prefix_too(seed: int) -> None:
+    lines = prompts_alike(LINES, 30).splitlines(True)
+    bodies = [line.partition(b'"body"') for line in lines]
+    data = b"".join(
+        head + name + bodies[i // 60 * 60 + i % 30][2] for i, (head, name, _) in enumerate(bodies)
+    )
+    options = {"order": "prefix", "dedupe": True}
+    world, batch, _ = simulate(history(seed, (2.0, 3.0 + seed), data, **options))
+    assert batch.status is Status.COMPLETED
+    asked = dict.fromkeys(line.partition(b'"body"')[2] for line in data.splitlines())
+    assert len(dict.fromkeys(world.network.ledger)) == len(asked) == 510
+
+
+def test_what_begins_alike_goes_out_together_also_after_a_crash() -> None:
+    async def grouped() -> list[str]:
+        world = World(21)
+        await world.boot()
+        batch = await world.create_batch(prompts_alike(2_000, 10), options={"order": "prefix"})
+        await asyncio.sleep(15)
+        await world.crash()
+        await world.boot()
+        batch = await ended(world, batch.id)
+        assert batch.counts.completed == 2_000
+        return [" ".join(text.split()[:2]) for text in world.network.ledger]
+
+    prompts = simulate(grouped())
+    changes = sum(a != b for a, b in pairwise(prompts))
+    # Ten groups, each with a forerunner, and what was in flight once more.
+    assert changes < 4 * 10
+    assert len(prompts) >= 2_000
 
 
 def test_without_faults_each_request_is_sent_once() -> None:

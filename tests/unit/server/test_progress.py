@@ -167,6 +167,7 @@ def test_an_ended_batch_tells_its_mean_rate_and_its_sums() -> None:
         "dedupe": True,
         "savings": {"requests": 3, "usage": Usage(10, 0, 5, 0).to_wire(), "cost_usd": 0.5},
         "priority": "normal",
+        "order": "input",
         "paused_at": None,
         "retry_of": "batch_0",
     }
