@@ -34,7 +34,8 @@ from batchwright.engine.suspects import Crowd, Suspicion, judge
 from batchwright.engine.tally import Tally
 from batchwright.store.base import EngineStore
 
-_READ_BYTES = RECORD_BYTES * 8192
+BLOCK_RECORDS = 4096  # how many are read at a time
+_BLOCK_BYTES = BLOCK_RECORDS * RECORD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,8 @@ async def _replay_open(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentL
     position = 0
     held: list[Record] = []
     is_cut = False
-    async for data in _blocks(blobs, keys.account, 0, size):
+    for offset in range(0, size, _BLOCK_BYTES):
+        data = await _read_block(blobs, keys.account, offset, size)
         for record in unpack_all(data, segment.epoch):
             if record is not None and record.flags & MARK:
                 marked = marked_lengths(record)
@@ -260,20 +262,25 @@ async def read_records(
 async def read_whole_records(
     segment: Segment, blobs: Blobs, start: int = 0
 ) -> AsyncIterator[bytes]:
-    """The same undecoded, marks included, as many at a time as are read."""
+    """The same undecoded, marks included, in blocks of `BLOCK_RECORDS`; the last may be shorter."""
     assert segment.lengths is not None  # noqa: S101 - the caller froze it or took the synced ones
+    for offset in range(start, segment.lengths.account, _BLOCK_BYTES):
+        yield await read_whole_block(segment, blobs, offset)
+
+
+async def read_whole_block(segment: Segment, blobs: Blobs, offset: int) -> bytes:
+    """One of these blocks, by where it lies in the account file. Raises `Damaged`."""
+    assert segment.lengths is not None  # noqa: S101 - as above
     key, end = SegmentKeys.of(segment.batch_id, segment.epoch).account, segment.lengths.account
-    async for data in _blocks(blobs, key, start, end):
-        if not are_whole(data, segment.epoch):
-            raise Damaged(f"{key}: an account record before byte {end} is bad")
-        yield data
+    data = await _read_block(blobs, key, offset, end)
+    if not are_whole(data, segment.epoch):
+        raise Damaged(f"{key}: an account record before byte {end} is bad")
+    return data
 
 
-async def _blocks(blobs: Blobs, key: str, start: int, end: int) -> AsyncIterator[bytes]:
-    """The bytes of an account file, many records at a time."""
-    for offset in range(start, end, _READ_BYTES):
-        length = min(_READ_BYTES, end - offset)
-        yield b"".join([chunk async for chunk in blobs.read(key, offset, length)])
+async def _read_block(blobs: Blobs, key: str, offset: int, end: int) -> bytes:
+    length = min(_BLOCK_BYTES, end - offset)
+    return b"".join([chunk async for chunk in blobs.read(key, offset, length)])
 
 
 async def _line_checks(blobs: Blobs, key: str, record: Record) -> bool:

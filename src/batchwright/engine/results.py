@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from array import array
-from bisect import bisect_right
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from batchwright.blobs.base import Blobs
 from batchwright.domain.errors import UsageError
 from batchwright.domain.segment import Segment, SegmentKeys
-from batchwright.engine.account import ERROR, OUTPUT, RECORD_BYTES, Record, places
-from batchwright.engine.recovery import read_line, read_records, read_whole_records
+from batchwright.engine.account import ERROR, OUTPUT, RECORD_BYTES, Record, place_of, places
+from batchwright.engine.recovery import (
+    BLOCK_RECORDS,
+    read_line,
+    read_records,
+    read_whole_block,
+    read_whole_records,
+)
 
 RESULTS_PER_PAGE_MAX = 1000
 PAGE_BYTES_MAX = 8 * 2**20
@@ -94,64 +98,76 @@ class Settled(NamedTuple):
     is_error: bool
 
 
-Place = tuple[int, int, int]
-"""Address and length of a result line, and the number of its request: it sorts by where it lies."""
+Place = tuple[str, int, int, int]
+"""Key, offset and length of a result line, and the number of its request: it sorts by where it
+lies."""
 
 
-class ResultFile(NamedTuple):
-    """A result file of a segment, as a range of addresses."""
-
-    start: int
-    end: int
-    key: str
-    is_error: bool
+def is_error_key(key: str) -> bool:
+    """Whether a blob of a journal holds failures."""
+    return key.endswith("/error")
 
 
 class ResultIndex:
-    """Where each result lies, by physical line: 12 bytes a request.
+    """The account record of each line's result: 4 bytes a request. Built by `build`.
 
-    The result files of all segments are thought of as one, end to end: an address is a place in
-    it. Built by `build`.
+    Where a result lies is read from its record, when it is asked for. The records of neighbours
+    are near one another, so that a few blocks of the account files, which are kept, do for many
+    lines.
     """
 
-    def __init__(self, lines: int) -> None:
-        # Made by repetition: from bytes, each would be there twice for a moment.
-        self._addresses = array("Q", [0]) * (lines + 1)  # 0: no result
-        self._lengths = array("I", [0]) * (lines + 1)
-        self._files: list[ResultFile] = []
-        self._end = 1  # of the last file
+    _KEPT_BLOCKS: Final = 4
+
+    def __init__(self, blobs: Blobs, lines: int) -> None:
+        self.lines = lines
+        self._blobs = blobs
+        self._numbers = array("I", [0]) * (lines + 1)  # of records, from 1; 0: no result
+        self._blocks: list[tuple[Segment, int]] = []  # the account files, with offsets
+        self._kept: dict[int, bytes] = {}
 
     @classmethod
     async def build(cls, segments: Sequence[Segment], blobs: Blobs, lines: int) -> ResultIndex:
         """`lines` is the number of physical lines of the input."""
-        index = cls(lines)
+        index = cls(blobs, lines)
         for segment in segments:
-            assert segment.lengths is not None  # noqa: S101 - as of `read_whole_records`
-            keys = SegmentKeys.of(segment.batch_id, segment.epoch)
-            output = index._add_file(keys.output, segment.lengths.output, is_error=False)
-            error = index._add_file(keys.error, segment.lengths.error, is_error=True)
+            offset = 0
             async for data in read_whole_records(segment, blobs):
-                index._note(data, output, error)
+                index._note(data)
+                index._blocks.append((segment, offset))
+                offset += len(data)
         return index
 
-    def _add_file(self, key: str, size_bytes: int, *, is_error: bool) -> int:
-        start, self._end = self._end, self._end + size_bytes
-        self._files.append(ResultFile(start, self._end, key, is_error))
-        return start
-
-    def _note(self, data: bytes, output: int, error: int) -> None:
-        """Note where results lie, in files that begin at these addresses."""
-        addresses, lengths = self._addresses, self._lengths
-        for line, flags, offset, length in places(data):
+    def _note(self, data: bytes) -> None:
+        """Note whose the records of the next block are."""
+        numbers = self._numbers
+        first = len(self._blocks) * BLOCK_RECORDS + 1
+        for number, (line, flags, _, _) in enumerate(places(data), first):
             if flags & (OUTPUT | ERROR):
-                addresses[line] = (output if flags & OUTPUT else error) + offset
-                lengths[line] = length
+                numbers[line] = number
 
-    def places(self, lines: int) -> Iterator[Place]:
-        """Of each result of the first `lines` lines, in the order of their lines."""
-        found = zip(self._addresses, self._lengths, range(lines + 1), strict=False)
-        return (place for place in found if place[0])
+    async def places(self, first: int, last: int) -> list[Place]:
+        """Where the results of these lines lie, in the order of the lines."""
+        found: list[Place] = []
+        block, data = -1, b""
+        for line, number in enumerate(self._numbers[first : last + 1], first):
+            if not number:
+                continue
+            wanted, place = divmod(number - 1, BLOCK_RECORDS)
+            if wanted != block:
+                block, data = wanted, await self._block(wanted)
+                segment, _ = self._blocks[block]
+                keys = SegmentKeys.of(segment.batch_id, segment.epoch)
+            _, flags, offset, length = place_of(data, place)
+            key = keys.output if flags & OUTPUT else keys.error
+            found.append((key, offset, length, line))
+        return found
 
-    def file_at(self, address: int) -> ResultFile:
-        """The file that an address lies in."""
-        return self._files[bisect_right(self._files, address, key=attrgetter("start")) - 1]
+    async def _block(self, number: int) -> bytes:
+        data = self._kept.pop(number, None)
+        if data is None:
+            segment, offset = self._blocks[number]
+            data = await read_whole_block(segment, self._blobs, offset)
+        self._kept[number] = data  # the last that goes
+        if len(self._kept) > self._KEPT_BLOCKS:
+            del self._kept[next(iter(self._kept))]
+        return data

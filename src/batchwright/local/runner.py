@@ -29,7 +29,7 @@ from batchwright.engine.supervisor import Supervisor
 from batchwright.engine.validate import ValidationRules, Validator
 from batchwright.local.errors import InvalidInput, Stalled, Stopped
 from batchwright.local.job import Job
-from batchwright.local.merge import pulled, windows
+from batchwright.local.merge import failed_lines, pulled, windows
 from batchwright.local.progress import Gauge, Observer
 from batchwright.local.requests import Written, write_chosen, write_requests
 from batchwright.local.state import FileMark, Manifest, RunState, mark_of
@@ -346,10 +346,7 @@ class LocalRun:
 
     async def _retry(self) -> None:
         """Run the failed requests again, as a further batch."""
-        index = await self._build_index()
-        failed = bytearray(self._manifest.lines + 1)
-        for address, _, number in index.places(self._manifest.lines):
-            failed[number] = index.file_at(address).is_error
+        failed = await failed_lines(await self._build_index())
         if not any(failed):
             return
         first = self._batches[0].input_file_id
@@ -423,8 +420,7 @@ class LocalRun:
     def _read(self, index: ResultIndex, loop: asyncio.AbstractEventLoop) -> Iterator[Settled]:
         """Every result in input order, for a thread."""
         count, total = 0, self._batches[0].counts.total
-        ordered = windows(index, self._manifest.lines, self._node.blobs)
-        for result in pulled(ordered, loop):
+        for result in pulled(windows(index, self._node.blobs), loop):
             yield result
             count += 1
         if count != total:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from batchwright.blobs.memory import MemoryBlobs
 from batchwright.engine.journal import NO_SUMS, Journal
+from batchwright.engine.recovery import BLOCK_RECORDS
 from batchwright.engine.results import ResultIndex, Settled
 from batchwright.engine.tally import Tally
-from batchwright.local.merge import pulled, windows
+from batchwright.local.merge import failed_lines, pulled, windows
 from batchwright.store.base import Segment
 
 LINES = 12
@@ -47,7 +50,7 @@ async def test_results_come_in_the_order_of_their_lines_and_a_retry_replaces_a_f
     retry = await segment_of(blobs, "batch_b", {2: (b"two", True), 1: (b"no again", False)})
 
     index = await ResultIndex.build([first, retry], blobs, LINES)
-    found = [each for window in [w async for w in windows(index, LINES, blobs)] for each in window]
+    found = [each for window in [w async for w in windows(index, blobs)] for each in window]
 
     assert found == [
         Settled(1, b"no again", True),
@@ -66,7 +69,7 @@ async def test_far_apart_and_large_results_are_read_window_by_window() -> None:
     index = await ResultIndex.build([segment], blobs, LINES)
     sizes = []
     numbers = []
-    async for window in windows(index, LINES, blobs):
+    async for window in windows(index, blobs):
         sizes.append(sum(len(each.line) for each in window))
         numbers += [each.number for each in window]
 
@@ -83,10 +86,32 @@ async def test_answers_and_failures_of_many_segments_lie_beside_one_another() ->
     ]
 
     index = await ResultIndex.build(parts, blobs, LINES)
-    (window,) = [w async for w in windows(index, LINES, blobs)]
+    (window,) = [w async for w in windows(index, blobs)]
 
     wanted = (1, 2, 3, 4, 5, 6, 7, 9, 12)
     assert window == [Settled(line, kinds[line][0], not kinds[line][1]) for line in wanted]
+
+
+async def test_an_order_that_has_nothing_to_do_with_that_of_the_lines_costs_only_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ResultIndex, "_KEPT_BLOCKS", 1)
+    blobs = MemoryBlobs(pause=no_pause)
+    lines = 2 * BLOCK_RECORDS
+    shuffled = [7919 * number % lines + 1 for number in range(lines)]
+    results = {line: (b"%d" % line, line % 5 != 0) for line in shuffled}
+    first = await segment_of(blobs, "batch_a", results)
+    retry = await segment_of(blobs, "batch_b", {5: (b"again", False), 10: (b"ten", True)})
+
+    index = await ResultIndex.build([first, retry], blobs, lines)
+    found = [each for window in [w async for w in windows(index, blobs)] for each in window]
+    failed = await failed_lines(index)
+
+    wanted = results | {5: (b"again", False), 10: (b"ten", True)}
+    assert found == [
+        Settled(line, text, not is_output) for line, (text, is_output) in sorted(wanted.items())
+    ]
+    assert [line for line in range(lines + 1) if failed[line]] == [5, *range(15, lines + 1, 5)]
 
 
 async def test_a_thread_pulls_what_the_loop_reads() -> None:
@@ -95,6 +120,6 @@ async def test_a_thread_pulls_what_the_loop_reads() -> None:
     index = await ResultIndex.build([segment], blobs, LINES)
     loop = asyncio.get_running_loop()
 
-    found = await asyncio.to_thread(lambda: list(pulled(windows(index, LINES, blobs), loop)))
+    found = await asyncio.to_thread(lambda: list(pulled(windows(index, blobs), loop)))
 
     assert [each.line for each in found] == [b"one", b"three"]
