@@ -94,6 +94,8 @@ def doubtful_lines(chunk: bytes) -> Container[int]:
     begun in an earlier chunk. What follows the last line feed does not count. A look at many lines
     takes little longer than one at a single line.
     """
+    if b"\n" not in chunk:
+        return ()
     if not chunk.isascii():
         try:
             chunk[chunk.find(b"\n") + 1 : chunk.rfind(b"\n") + 1].decode()
@@ -136,7 +138,12 @@ def members(text: bytes) -> dict[str, Raw] | None:
         found = _decode_members(text)
     except msgspec.ValidationError:
         return None
-    if len(found) > KEYS_MAX or not _is_surely_unique(text, found):
+    # Written anew, it is no longer than it was; a member that a later one of the same key has
+    # replaced took at least `,"":0`.
+    spare_bytes = len(text) - len(_encode(found))
+    if len(found) > KEYS_MAX or (
+        spare_bytes >= 5 and not _is_surely_unique(text, found, spare_bytes)
+    ):
         _check_keys(text)
     return found
 
@@ -189,17 +196,14 @@ _MANY_KEYS = 20_000
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"(?:[ \t\r\n]*+(:))?+|[\[{}\]]')
 
 
-def _is_surely_unique(text: bytes, found: dict[str, Raw]) -> bool:
+def _is_surely_unique(text: bytes, found: dict[str, Raw], spare_bytes: int) -> bool:
     """Whether what `found` does not account for is too little to hold a dropped member.
 
-    Written anew, `found` is no longer than it was. What is left over is white space or members
-    that a later one of the same key replaced, each of at least `,"key":0`. Where there is more
-    white space than that, quotes are counted: a dropped member has two.
+    It is white space, or members that a later one of the same key replaced, each of at least
+    `,"key":0`. Where there is more white space than that, quotes are counted: a dropped member has
+    two.
     """
-    if not found:
-        return True
-    spare_bytes = len(text) - len(_encode(found))
-    if spare_bytes < 5 or spare_bytes < 5 + min(map(len, found)):
+    if not found or spare_bytes < 5 + min(map(len, found)):
         return True
     kept_quotes = 2 * len(found) + sum(bytes(value).count(b'"') for value in found.values())
     return text.count(b'"') == kept_quotes

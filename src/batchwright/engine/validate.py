@@ -80,6 +80,7 @@ class Validator:
     __slots__ = (
         "_counts_inputs",
         "_custom_ids",
+        "_default_model",
         "_embedding_inputs",
         "_endpoint",
         "_errors",
@@ -106,6 +107,8 @@ class Validator:
         self._urls = frozenset((rules.endpoint, rules.endpoint.removeprefix("/v1")))
         self._plain_urls = frozenset(url.encode() for url in self._urls)
         self._requests_max = math.inf if rules.requests_max is None else rules.requests_max
+        default = rules.default_model
+        self._default_model = None if default is None else msgspec.json.encode(default)
         self._resolve_model = resolve_model
         self._resolved: dict[bytes, BatchError | None] = {}
         self._models: list[str] = []  # the first two
@@ -143,16 +146,17 @@ class Validator:
     # One line
 
     def _take(self, line: Line, is_doubtful: bool) -> None:
+        number, offset, content = line
         if self._total % INDEX_STRIDE == 0:
-            self._index.append(line.offset)
-            self._index_lines.append(line.number)
+            self._index.append(offset)
+            self._index_lines.append(number)
         self._total += 1
         if self._total > self._requests_max:
             return  # the file is refused; no memory for the ids of an endless one
         try:
-            self._check_line(line.content, is_doubtful)
+            self._check_line(content, is_doubtful)
         except _LineError as error:
-            self._note(error, line.number)
+            self._note(error, number)
 
     def _note(self, error: _LineError, line: int) -> None:
         if len(self._errors) < ERRORS_MAX:
@@ -164,9 +168,8 @@ class Validator:
         if content is None:
             limit = self._rules.line_bytes_max
             raise _LineError("line_too_long", f"This line is longer than {limit:,} bytes.")
-        custom_id, body_bytes, body = self._read_plain(content, is_doubtful) or self._read_any(
-            content
-        )
+        request = self._read_plain(content, is_doubtful) or self._read_any(content)
+        custom_id, body_bytes, body = request
         self._input_bytes += body_bytes
         self._check_body(body)
         # Last, so that a line with another fault does not also take its id away.
@@ -181,7 +184,7 @@ class Validator:
     def _read_plain(self, content: bytes, is_doubtful: bool) -> _Request | None:
         """A line of the usual form without a fault; None for what needs another look."""
         head = _PLAIN_HEAD.match(content)
-        if head is None or not content.endswith(b"}}"):
+        if head is None or content[-2:] != b"}}":
             return None
         custom_id, method, url = head.groups()
         if custom_id is None or method is None or url not in self._plain_urls:
@@ -233,11 +236,10 @@ class Validator:
             self._embedding_inputs += count_inputs(bytes(body["input"]))
 
     def _check_model(self, body: Mapping[str, Raw]) -> None:
-        default = self._rules.default_model
-        if default is not None and "model" not in body:
-            text = msgspec.json.encode(default)
-        else:
-            text = bytes(_required(body, "model", "body.model"))
+        model = body.get("model")
+        text = self._default_model if model is None else bytes(model)
+        if text is None:
+            raise _missing("body.model")
         try:
             error = self._resolved[text]
         except KeyError:
@@ -307,15 +309,13 @@ class SeenIds:
 
     __slots__ = ("_arrays",)
 
-    _ARRAYS: Final = 4_096
-
     def __init__(self) -> None:
-        self._arrays = [array("q") for _ in range(self._ARRAYS)]
+        self._arrays = [array("q") for _ in range(_ID_ARRAYS)]
 
     def add(self, value: bytes) -> bool:
         """Add `value`; False where it is there already."""
         hashed = hash(value)
-        found = self._arrays[hash(value + b"\0") % self._ARRAYS]
+        found = self._arrays[hash(value + b"\0") % _ID_ARRAYS]
         place = bisect_left(found, hashed)
         if place < len(found) and found[place] == hashed:
             return False
@@ -397,6 +397,7 @@ _ENDPOINTS: Mapping[str, _Endpoint] = {
     "/v1/videos": _Endpoint(("prompt",), b'"', "a string"),
 }
 _NOT_STREAMING = (b"false", b"null")
+_ID_ARRAYS = 4_096
 _MODELS_CACHED = 1_024
 _MODEL_BYTES_CACHED = 512
 _SHOWN_CHARS = 64
