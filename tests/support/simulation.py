@@ -248,6 +248,7 @@ class World:
         self.limits = limits or LaneLimits(max_concurrency=50)
         self.settings = settings or EngineSettings(reserve_bytes=0)
         self.engine: Engine | None = None
+        self.provider_name = ScriptedProvider.name
 
     async def _pause(self) -> None:
         await asyncio.sleep(0.001 + 0.004 * self.random.random())
@@ -256,6 +257,7 @@ class World:
         """A new process starts on what is there."""
         lane = Lane("upstream", limits=self.limits, runtime=self.runtime)
         provider = ScriptedProvider(self.network)
+        provider.name = self.provider_name
         router = Router([Account(provider, lane, models=("m",))])
         self.engine = Engine(
             tenants=self.store,
@@ -277,17 +279,17 @@ class World:
     def used_bytes(self) -> int:
         return self.blobs.capacity_bytes - self.blobs.free_bytes()
 
-    async def upload(self, data: bytes) -> str:
+    async def upload(self, data: bytes, tenant: str = TENANT) -> str:
         """Store an input file; returns its id."""
         assert self.engine is not None
         file = self.engine.new_file(
-            TENANT, purpose="batch", filename="in.jsonl", size_bytes=len(data), sha256=None
+            tenant, purpose="batch", filename="in.jsonl", size_bytes=len(data), sha256=None
         )
         writer = await self.blobs.open_writer(f"files/{file.id}")
         await writer.write(data)
         await writer.finish()
 
-        await self.store.create_file(TENANT, file, [Extent(f"files/{file.id}", 0, len(data))])
+        await self.store.create_file(tenant, file, [Extent(f"files/{file.id}", 0, len(data))])
         return file.id
 
     async def create_batch(
@@ -312,12 +314,12 @@ class World:
         assert self.engine is not None
         return await self.engine.get_batch(TENANT, batch_id)
 
-    async def read_file(self, file_id: str | None) -> bytes:
+    async def read_file(self, file_id: str | None, tenant: str = TENANT) -> bytes:
         """The bytes of a file; empty for none."""
         if file_id is None:
             return b""
         pieces = []
-        for extent in await self.store.get_extents(TENANT, file_id):
+        for extent in await self.store.get_extents(tenant, file_id):
             pieces += [c async for c in self.blobs.read(extent.key, extent.offset, extent.length)]
         return b"".join(pieces)
 

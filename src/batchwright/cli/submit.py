@@ -49,6 +49,12 @@ def submit(
             "for the provider's prompt cache).",
         ),
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPAN", help="Take answers of your earlier batches with --cache: 24h, 7d."
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
     config: ConfigFile = None,
     base_url: BaseUrl = None,
@@ -64,6 +70,8 @@ def submit(
     require_requests(file)
     window_s(window)  # raises before anything is uploaded
     options: dict[str, Any] = {"dedupe": True} if dedupe else {}
+    if cache is not None:
+        options["cache"] = {"max_age_s": int(window_s(cache))}
     if priority is not None:
         options["priority"] = priority.value
     if order is not None:

@@ -111,7 +111,7 @@ class Closing:
 
 
 LISTED_LINES_MAX = 10_000
-DEDUPE = "dedupe"  # an option of a batch
+DEDUPE, CACHE = "dedupe", "cache"  # options of a batch
 NO_COUNTS = Counts()
 NO_CLOSING = Closing()
 
@@ -156,6 +156,11 @@ class Batch:
         return not TRANSITIONS[self.status]
 
     @property
+    def ended_at(self) -> float | None:
+        """When it ended with results, or none; None for one that runs, and for a failed one."""
+        return self.completed_at or self.expired_at or self.cancelled_at
+
+    @property
     def is_deduped(self) -> bool:
         """Whether requests with the same body are sent once."""
         return bool(self.options.get(DEDUPE))
@@ -164,6 +169,17 @@ class Batch:
     def order(self) -> Order:
         """The order in which its requests go out."""
         return Order(self.options.get(ORDER, Order.INPUT))
+
+    @property
+    def may_have_copies(self) -> bool:
+        """Whether some of its results may be copies of others."""
+        return self.is_deduped or self.cache_max_age_s is not None
+
+    @property
+    def cache_max_age_s(self) -> int | None:
+        """How old the answers of earlier batches may be; None: it takes none, and gives none."""
+        cache = self.options.get(CACHE)
+        return None if cache is None else int(cache["max_age_s"])
 
     @property
     def is_sending(self) -> bool:

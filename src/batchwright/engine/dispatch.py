@@ -28,8 +28,10 @@ from batchwright.domain.result import Code
 from batchwright.domain.segment import Segment
 from batchwright.domain.usage import Usage
 from batchwright.engine.account import MAYBE_PAID
+from batchwright.engine.answer_cache import AnswerCache
 from batchwright.engine.budget import Budget
 from batchwright.engine.copier import Copier
+from batchwright.engine.copies import CopyWriter
 from batchwright.engine.estimate import Estimator, estimate, learn
 from batchwright.engine.fair_queue import Flow
 from batchwright.engine.journal import Journal
@@ -49,6 +51,7 @@ from batchwright.engine.settings import EngineSettings
 from batchwright.engine.slots import SlotTable
 from batchwright.engine.suspects import WORKER_LOST, Gate, Suspects, Verdict
 from batchwright.providers.base import Answer
+from batchwright.store.base import EngineStore
 
 FLOW_MAX = 512  # requests read ahead for a lane
 WAITING_MAX = 1024  # of a lane, waiting to be tried again; above it nothing new is read for it
@@ -80,6 +83,7 @@ class BatchRun:
         slots: SlotTable,
         gate: Gate,
         extents: Sequence[Extent],
+        store: EngineStore,
         blobs: Blobs,
         runtime: Runtime,
         router: Router,
@@ -107,7 +111,7 @@ class BatchRun:
             on_failed=self._on_failed_journal,
         )
         self._recorder = Recorder(self._journal, batch.id)
-        self._copier = self._make_copier() if batch.is_deduped else None
+        self._copier = self._make_copier(store) if batch.may_have_copies else None
         self._slots = slots
         self._flows: dict[Lane, LaneFlow] = {}
         is_done = self._skipped()
@@ -138,30 +142,42 @@ class BatchRun:
         self._pace = Pace()
         self._weight = batch.priority.weight  # among the batches of its tenant
 
-    def _make_copier(self) -> Copier:
+    def _make_copier(self, store: EngineStore) -> Copier:
+        batch, blobs, cache = self._batch, self._blobs, None
+        writer = CopyWriter(batch.id, blobs=blobs, journal=self._journal, recorder=self._recorder)
+        if batch.cache_max_age_s is not None:
+            cache = AnswerCache(
+                batch,
+                max_age_s=batch.cache_max_age_s,
+                extents=self._extents,
+                store=store,
+                blobs=blobs,
+                router=self._router,
+                writer=writer,
+                is_done=self.tally.is_done,
+                now=self._runtime.now,
+            )
         return Copier(
-            batch=self._batch,
+            batch=batch,
             extents=self._extents,
-            blobs=self._blobs,
+            blobs=blobs,
             journal=self._journal,
-            recorder=self._recorder,
+            writer=writer,
             earlier=self._recovered.segments,
+            cache=cache,
             on_end=self._on_copied,
         )
 
     def _skipped(self) -> Callable[[int], bool] | None:
         """Which lines are not read for sending; None where none can be.
 
-        What this epoch does to a line, it does after reading it: where no earlier epoch did
-        anything, no line is done.
+        What this epoch does to a line, but for copies, it does after reading it: where no earlier
+        epoch did anything, no line is done.
         """
-        is_done = self.tally.is_done if self.tally.settled else None
-        if self._copier is None:
-            return is_done
-        is_follower = self._copier.is_follower
-        if is_done is None:
-            return is_follower
-        return lambda line: is_done(line) or is_follower(line)
+        is_done, copier = self.tally.is_done, self._copier
+        if copier is not None:
+            return lambda line: is_done(line) or copier.is_follower(line)
+        return is_done if self.tally.settled else None
 
     def _source(self, is_done: Callable[[int], bool] | None) -> LineSource:
         batch, extents, blobs = self._batch, self._extents, self._blobs

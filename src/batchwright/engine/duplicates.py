@@ -1,8 +1,6 @@
 """Lines of one batch whose bodies are the same, byte for byte.
 
-The first line with a body is the *leader*, every later one a *follower* of it. Bodies are compared
-by their 128-bit hash (BLAKE2b): of ten million bodies the chance that two that differ are taken for
-one is below 10⁻²⁴.
+The first line with a body is the *leader*, every later one a *follower* of it.
 
 Found anew in each epoch by reading the input, so nothing of it is stored. While the hashes are
 compared they take 20 bytes a line; after that a follower is found by 16 bytes a line, and by none
@@ -14,18 +12,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from hashlib import blake2b
-from struct import Struct
 
 from batchwright.blobs.base import Blobs
 from batchwright.domain.file import Extent
 from batchwright.domain.lines import Line
-from batchwright.engine.input import input_lines, read_request
-
-HASH_BYTES = 16
-_NUMBER = Struct("<I")
-_ENTRY_BYTES = HASH_BYTES + _NUMBER.size
-_BUCKETS = 256  # by the first byte of the hash: searched one at a time
+from batchwright.engine.bodies import BUCKETS, Bodies, read_bodies
+from batchwright.engine.input import input_lines
 
 
 class Duplicates:
@@ -72,6 +64,9 @@ class Duplicates:
                 self._lengths[number] = len(content or b"")
 
 
+NO_DUPLICATES = Duplicates()
+
+
 async def find_duplicates(
     extents: Sequence[Extent],
     *,
@@ -79,16 +74,11 @@ async def find_duplicates(
     blobs: Blobs,
     is_stopping: Callable[[], bool],
 ) -> Duplicates | None:
-    """Read an input, in slices and off the event loop; None where a stop came before its end.
-
-    Raises `Damaged` for a line that cannot be read.
-    """
-    bodies = _Bodies(endpoint)
-    async for lines in input_lines(blobs, extents):
-        await blobs.offload(partial(bodies.note, lines))
-        if is_stopping():
-            return None
-    found = await blobs.offload(bodies.duplicates)
+    """As `read_bodies`."""
+    bodies = await read_bodies(extents, endpoint=endpoint, blobs=blobs, is_stopping=is_stopping)
+    if bodies is None:
+        return None
+    found = await blobs.offload(partial(_duplicates, bodies))
     if found.count:
         found._make_places()
         async for lines in input_lines(blobs, extents):
@@ -98,34 +88,14 @@ async def find_duplicates(
     return found
 
 
-class _Bodies:
-    """The hash of each body with its line, in buckets."""
-
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
-        self._buckets = [bytearray() for _ in range(_BUCKETS)]
-        self._lines = 0
-
-    def note(self, lines: Iterator[Line]) -> None:
-        endpoint, buckets, number_of = self._endpoint, self._buckets, _NUMBER.pack
-        for line in lines:
-            body = read_request(line, endpoint).body
-            hashed = blake2b(body, digest_size=HASH_BYTES).digest()
-            buckets[hashed[0]] += hashed + number_of(line.number)
-            self._lines = line.number
-
-    def duplicates(self) -> Duplicates:
-        """What is the same, without its places. Gives up a bucket after the other."""
-        found = Duplicates()
-        while self._buckets:
-            self._link(self._buckets.pop(), found)
-        return found
-
-    def _link(self, entries: bytearray, found: Duplicates) -> None:
-        bucket, last = memoryview(entries), dict[bytes, int]()
-        for start in range(0, len(bucket), _ENTRY_BYTES):
-            hashed = bytes(bucket[start : start + HASH_BYTES])
-            (line,) = _NUMBER.unpack_from(bucket, start + HASH_BYTES)
+def _duplicates(bodies: Bodies) -> Duplicates:
+    """What is the same, without its places. Gives up a bucket after the other."""
+    found = Duplicates()
+    for number in range(BUCKETS):
+        last: dict[bytes, int] = {}
+        for hashed, line in bodies.bucket(number):
             if hashed in last:
-                found._link(last[hashed], line, self._lines)
+                found._link(last[hashed], line, bodies.lines)
             last[hashed] = line
+        bodies.forget(number)
+    return found

@@ -321,6 +321,7 @@ class Supervisor:
             slots=self._slots,
             gate=self._gate,
             extents=found[1],
+            store=self._store,
             blobs=self._blobs,
             runtime=self._runtime,
             router=self._router,

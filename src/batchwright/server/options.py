@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from batchwright.domain.batch import DEDUPE
+from batchwright.domain.batch import CACHE, DEDUPE
 from batchwright.domain.errors import UsageError
 from batchwright.domain.order import ORDER, Order, order_of
 from batchwright.domain.priority import Priority
-from batchwright.server.fields import boolean, text, wrong_type, wrong_value
+from batchwright.server.fields import boolean, text, whole_number, wrong_type, wrong_value
 
 KEY = "batchwright"
+MAX_AGE = "max_age_s"
+MAX_AGE_S_MAX = 31_536_000  # a year; answers are kept for 30 days unless it is told otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,16 @@ class BatchOptions:
     priority: Priority | None = None
     dedupe: bool | None = None
     order: Order | None = None
+    cache: dict[str, int] | None = None
 
     @property
     def kept(self) -> dict[str, Any]:
         """Those that a batch keeps as they were given."""
-        given = {DEDUPE: self.dedupe, ORDER: self.order and self.order.value}
+        given = {
+            DEDUPE: self.dedupe,
+            ORDER: self.order and self.order.value,
+            CACHE: self.cache,
+        }
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -65,8 +72,37 @@ def _order_of(value: Any, param: str) -> Order:
     return order_of(text(value, param), param=param)
 
 
+def _cache_of(value: Any, param: str) -> dict[str, int]:
+    """`{"max_age_s": N}`."""
+    if not isinstance(value, dict):
+        raise wrong_type(param, "an object", value)
+    for name in value:
+        if name != MAX_AGE:
+            raise UsageError(
+                f"Unknown parameter: '{param}.{name[:200]}'. Supported is: '{param}.{MAX_AGE}'.",
+                param=f"{param}.{name[:200]}",
+                code="unknown_parameter",
+            )
+    named = f"{param}.{MAX_AGE}"
+    if value.get(MAX_AGE) is None:
+        raise UsageError(
+            f"Missing required parameter: '{named}'.",
+            param=named,
+            code="missing_required_parameter",
+        )
+    max_age_s = whole_number(value[MAX_AGE], named)
+    if not 1 <= max_age_s <= MAX_AGE_S_MAX:
+        raise UsageError(
+            f"Invalid '{named}': expected 1 to {MAX_AGE_S_MAX}, but got {max_age_s}.",
+            param=named,
+            code="invalid_value",
+        )
+    return {MAX_AGE: max_age_s}
+
+
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "priority": priority_of,
     DEDUPE: boolean,
     ORDER: _order_of,
+    CACHE: _cache_of,
 }

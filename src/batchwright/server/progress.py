@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from batchwright.domain.batch import Batch
+from batchwright.domain.batch import CACHE, Batch
 from batchwright.domain.result import NOT_RUN
 from batchwright.engine.engine import Engine
 from batchwright.engine.holdup import Holdup, find, outlook
@@ -42,6 +42,7 @@ def _extension(batch: Batch, engine: Engine, is_listed: bool) -> Wire:
             "lines": lines[:LINES_IN_LIST_MAX] if is_listed else lines,
         },
         "dedupe": batch.is_deduped,
+        "cache": batch.options.get(CACHE),
         "savings": closing.savings.to_wire(),
         "priority": batch.priority.value,
         "order": batch.order.value,
@@ -61,7 +62,7 @@ def _rate_per_s(batch: Batch, engine: Engine) -> float | None:
 
 def _mean_rate_per_s(batch: Batch) -> float | None:
     """Of what was run: lines for requests that were not are written much faster."""
-    ended_at = batch.completed_at or batch.expired_at or batch.cancelled_at
+    ended_at = batch.ended_at
     if ended_at is None or batch.in_progress_at is None or ended_at <= batch.in_progress_at:
         return None
     settled = batch.counts.completed + batch.counts.failed

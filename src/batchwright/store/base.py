@@ -173,6 +173,13 @@ class EngineStore(Protocol):
         """Every batch that is not terminal, oldest first."""
         ...
 
+    async def ended_batches(
+        self, tenant: str, *, endpoint: str, since: float, limit: int
+    ) -> list[Batch]:
+        """The last batches of a tenant for an endpoint that ended at `since` or later and have an
+        output file, the newest first by (created_at, id); its file may be hidden since."""
+        ...
+
     async def save_batch(self, batch: Batch, *, was: Batch) -> None:
         """Replace the row of a batch if its epoch and status are still those of `was`.
 

@@ -234,6 +234,20 @@ class MemoryStore:
         found = [batch for batch in self._batches.values() if not batch.is_terminal]
         return sorted(found, key=_place)
 
+    async def ended_batches(
+        self, tenant: str, *, endpoint: str, since: float, limit: int
+    ) -> list[Batch]:
+        found = [
+            batch
+            for batch in self._batches.values()
+            if batch.tenant == tenant
+            and batch.endpoint == endpoint
+            and batch.output_file_id is not None
+            and batch.ended_at is not None
+            and batch.ended_at >= since
+        ]
+        return sorted(found, key=_place, reverse=True)[:limit]
+
     async def save_batch(self, batch: Batch, *, was: Batch) -> None:
         self._require_current(was)
         _require_sound(batch)

@@ -82,6 +82,31 @@ REFUSALS: list[tuple[dict[str, Any], str, str | None, str]] = [
         "invalid_value",
         "/v1/embeddings",
     ),
+    ({"batchwright": {"cache": True}}, "batchwright.cache", "invalid_type", "an object"),
+    (
+        {"batchwright": {"cache": {}}},
+        "batchwright.cache.max_age_s",
+        "missing_required_parameter",
+        "max_age_s",
+    ),
+    (
+        {"batchwright": {"cache": {"max_age_s": 0}}},
+        "batchwright.cache.max_age_s",
+        "invalid_value",
+        "1 to",
+    ),
+    (
+        {"batchwright": {"cache": {"max_age_s": "1d"}}},
+        "batchwright.cache.max_age_s",
+        "invalid_type",
+        "an integer",
+    ),
+    (
+        {"batchwright": {"cache": {"max_age": 1}}},
+        "batchwright.cache.max_age",
+        "unknown_parameter",
+        "max_age_s",
+    ),
     ({"batchwright": {"prio": "low"}}, "batchwright.prio", "unknown_parameter", "priority'"),
 ]
 
@@ -275,6 +300,7 @@ async def test_results_are_read_while_the_batch_runs(server: Any) -> None:
     assert running["model"] is None
     assert sorted(running["batchwright"]) == [
         "attempts",
+        "cache",
         "cost_usd",
         "dedupe",
         "expected_finish_at",

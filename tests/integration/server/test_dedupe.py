@@ -1,4 +1,4 @@
-"""Requests with the same body, sent once: over HTTP, and across a restart of the server."""
+"""Answers that are there already, copied: over HTTP, and across a restart of the server."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from .conftest import TestServer, chat_line, ended, running_server
 DEDUPE = {"batchwright": {"dedupe": True}}
 
 
-async def created(server: TestServer, texts: list[str], **extra: Any) -> str:
+async def created(
+    server: TestServer, texts: list[str], *, tenant: str = "default", **extra: Any
+) -> str:
     lines = "".join(chat_line(f"r-{at}", text) + "\n" for at, text in enumerate(texts))
-    async with server.openai() as client:
+    async with server.openai(tenant) as client:
         file = await client.files.create(file=lines.encode(), purpose="batch")
         batch = await client.batches.create(
             input_file_id=file.id,
@@ -107,3 +109,26 @@ async def test_a_restart_goes_on_deduped(tmp_path: Path) -> None:
         assert len(server.upstream.calls) <= 2
     assert batch.request_counts.completed == 1_000
     assert batch.model_extra["batchwright"]["savings"]["requests"] == 998
+
+
+async def test_an_answer_of_an_earlier_batch_is_not_bought_again(server: Any) -> None:
+    cached = {"batchwright": {"cache": {"max_age_s": 3_600}}}
+    async with server.openai() as client, server.openai("other") as other:
+        first = await ended(client, await created(server, ["a", "b"], **cached))
+        second = await ended(client, await created(server, ["b", "c"], **cached))
+        content = (await client.files.content(second.output_file_id)).content
+        calls = len(server.upstream.calls)
+        theirs = await ended(other, await created(server, ["a"], tenant="other", **cached))
+        await client.files.delete(first.output_file_id)
+        await ended(client, await created(server, ["a"], **cached))
+
+    results = {line["custom_id"]: line for line in map(json.loads, content.splitlines())}
+    source = results["r-0"]["batchwright"]["cached_from"]
+    assert (source["batch"], source["line"]) == (first.id, 2)
+    assert first.created_at <= source["at"] <= second.created_at
+    assert "cached_from" not in results["r-1"]["batchwright"]
+    assert second.model_extra["batchwright"]["savings"]["requests"] == 1
+    assert second.model_extra["batchwright"]["cache"] == {"max_age_s": 3_600}
+    assert calls == 3
+    assert theirs.model_extra["batchwright"]["savings"]["requests"] == 0
+    assert len(server.upstream.calls) == 5

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -474,6 +475,22 @@ class TestBatches:
         found = [batch.id for batch in await store.unfinished_batches()]
 
         assert found == ["batch_1", "batch_2", "batch_3"]
+
+    async def test_ended_batches_with_an_output_come_newest_first(self, store: Store) -> None:
+        for number in (3, 1, 2):
+            await completed(store, f"batch_{number}", output=f"file-{number}")
+        await completed(store, "batch_4", output=None)
+        await running(store, "batch_5")
+
+        async def found(tenant: str = T, **changes: Any) -> list[str]:
+            asked = {"endpoint": "/v1/chat/completions", "since": 3.0, "limit": 10} | changes
+            return [batch.id for batch in await store.ended_batches(tenant, **asked)]
+
+        assert await found() == ["batch_3", "batch_2", "batch_1"]
+        assert await found(limit=2) == ["batch_3", "batch_2"]
+        assert await found(since=3.5) == []
+        assert await found(endpoint="/v1/embeddings") == []
+        assert await found(tenant="other") == []
 
     async def test_a_batch_is_saved_only_over_the_state_that_was_read(self, store: Store) -> None:
         batch = await store.create_batch(T, a_batch())

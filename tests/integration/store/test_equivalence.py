@@ -88,6 +88,10 @@ class History:
         after = self.random.choice([None, self.one_of("batch")])
         return (self.tenant(),), {"after": after, "limit": 2}
 
+    def call_ended_batches(self) -> Any:
+        since = self.now - self.random.choice([0, 50_000, 200_000])
+        return (self.tenant(),), {"endpoint": "/v1/x", "since": since, "limit": 2}
+
     def call_create_upload(self) -> Any:
         upload_id, ends = self.one_of("upload"), self.now + 60_000
         upload = Upload(upload_id, "", "batch", "f", "x", 1, "pending", self.now, ends, None, None)

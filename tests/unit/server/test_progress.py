@@ -165,6 +165,7 @@ def test_an_ended_batch_tells_its_mean_rate_and_its_sums() -> None:
         "cost_usd": 1.5,
         "possibly_paid_twice": {"requests": 300, "lines": tuple(range(1, 301))},
         "dedupe": True,
+        "cache": None,
         "savings": {"requests": 3, "usage": Usage(10, 0, 5, 0).to_wire(), "cost_usd": 0.5},
         "priority": "normal",
         "order": "input",

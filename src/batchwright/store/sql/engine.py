@@ -69,6 +69,27 @@ class SqlEngineStore(SqlPart):
         query = select(batches).where(_is_unfinished()).order_by(batches.c.created_at, batches.c.id)
         return [batch_of(row) for row in await connection.execute(query)]
 
+    @reading
+    async def ended_batches(
+        self,
+        connection: AsyncConnection,
+        tenant: str,
+        *,
+        endpoint: str,
+        since: float,
+        limit: int,
+    ) -> list[Batch]:
+        row = batches.c
+        ended_at = func.coalesce(row.completed_at, row.expired_at, row.cancelled_at)
+        query = (
+            select(batches)
+            .where(row.tenant == tenant, row.endpoint == endpoint)
+            .where(row.output_file_id.is_not(None), ended_at >= since)
+            .order_by(row.created_at.desc(), row.id.desc())
+            .limit(limit)
+        )
+        return [batch_of(found) for found in await connection.execute(query)]
+
     @transaction
     async def save_batch(self, connection: AsyncConnection, batch: Batch, *, was: Batch) -> None:
         await _replace_batch(connection, batch, was)

@@ -1,0 +1,306 @@
+"""Answers of earlier batches of a tenant, in the simulated world."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+import pytest
+
+from batchwright.domain.batch import Batch, Status
+from batchwright.engine import answer_cache
+from batchwright.providers.base import Answer, Call
+from simulation import (
+    EPOCH_AT,
+    TENANT,
+    ScriptedNetwork,
+    World,
+    chat_lines_saying,
+    simulate,
+    texts_of,
+)
+
+DAY = {"cache": {"max_age_s": 86_400}}
+
+
+class RefusingNetwork(ScriptedNetwork):
+    """Refuses what is called bad."""
+
+    async def send(self, call: Call) -> Answer:
+        answer = await super().send(call)
+        return Answer(400, {}, b"{}") if texts_of(call.body) == ["bad"] else answer
+
+
+async def done(
+    world: World, texts: list[str], options: Mapping[str, Any] | None = DAY, tenant: str = TENANT
+) -> tuple[Batch, list[Any]]:
+    """A batch of these texts when it has ended, and its results in the order of the lines."""
+    assert world.engine is not None
+    file_id = await world.upload(chat_lines_saying(texts), tenant)
+    batch = await world.engine.create_batch(
+        tenant,
+        endpoint="/v1/chat/completions",
+        input_file_id=file_id,
+        completion_window="24h",
+        options=options,
+    )
+    await world.engine.wait(batch.id)
+    batch = await world.engine.get_batch(tenant, batch.id)
+    return batch, await results_of(world, batch)
+
+
+async def results_of(world: World, batch: Batch) -> list[Any]:
+    data = [
+        await world.read_file(file_id, batch.tenant)
+        for file_id in (batch.output_file_id, batch.error_file_id)
+    ]
+    results = [json.loads(line) for line in b"".join(data).splitlines()]
+    return sorted(results, key=lambda result: int(result["id"].rpartition("_")[2]))
+
+
+def cached_from(results: list[Any]) -> list[tuple[str, int] | None]:
+    found = [result["batchwright"].get("cached_from") for result in results]
+    return [None if each is None else (each["batch"], each["line"]) for each in found]
+
+
+def said(results: list[Any]) -> list[str]:
+    return [
+        result["response"]["body"]["choices"][0]["message"]["content"].removeprefix("echo: ")
+        for result in results
+    ]
+
+
+def test_what_an_earlier_batch_has_answered_is_not_sent_and_says_where_it_is_from() -> None:
+    async def cached() -> None:
+        world = World(1)
+        await world.boot()
+        first, _ = await done(world, ["a", "b", "c"])
+        await asyncio.sleep(3_600)
+        second, results = await done(world, ["d", "c", "a"])
+        assert sorted(world.network.ledger) == ["a", "b", "c", "d"]
+        assert said(results) == ["d", "c", "a"]
+        assert [each["custom_id"] for each in results] == ["r-0", "r-1", "r-2"]
+        assert cached_from(results) == [None, (first.id, 3), (first.id, 1)]
+        ours = results[1]["batchwright"]
+        assert (ours["attempts"], ours["cost_usd"], ours["route"]) == (0, 0, "upstream/m")
+        assert EPOCH_AT <= ours["cached_from"]["at"] <= EPOCH_AT + 60
+        assert second.closing.usage.input_tokens == 5
+        assert second.closing.savings.requests == 2
+        assert second.closing.savings.usage.input_tokens == 10
+
+    simulate(cached())
+
+
+@pytest.mark.parametrize("options", [(None, DAY), (DAY, None)])
+def test_both_batches_must_have_opted_in(options: tuple[Any, Any]) -> None:
+    async def one_only() -> None:
+        world = World(1)
+        await world.boot()
+        await done(world, ["a"], options[0])
+        _, results = await done(world, ["a"], options[1])
+        assert world.network.ledger == ["a", "a"]
+        assert cached_from(results) == [None]
+
+    simulate(one_only())
+
+
+def test_an_answer_of_another_tenant_is_never_given() -> None:
+    async def two_tenants() -> None:
+        world = World(1)
+        await world.boot()
+        await done(world, ["a"], tenant="one")
+        _, results = await done(world, ["a"], tenant="two")
+        assert world.network.ledger == ["a", "a"]
+        assert cached_from(results) == [None]
+
+    simulate(two_tenants())
+
+
+def test_an_answer_is_as_old_as_when_it_was_bought_however_often_it_was_copied() -> None:
+    async def aging() -> None:
+        world = World(1)
+        await world.boot()
+        first, _ = await done(world, ["a"])
+        await asyncio.sleep(50_000)
+        _, copied = await done(world, ["a"])
+        await asyncio.sleep(50_000)
+        third, bought = await done(world, ["a"])
+        _, again = await done(world, ["a"])
+        assert cached_from(copied) == [(first.id, 1)]
+        assert cached_from(bought) == [None]
+        assert cached_from(again) == [(third.id, 1)]
+        assert world.network.ledger == ["a", "a"]
+
+    simulate(aging())
+
+
+def test_the_youngest_answer_is_taken() -> None:
+    async def twice() -> None:
+        world = World(1)
+        await world.boot()
+        await done(world, ["a"])
+        await asyncio.sleep(1_000)
+        recent = {"cache": {"max_age_s": 100}}
+        second, _ = await done(world, ["a"], recent)
+        _, results = await done(world, ["a"])
+        assert cached_from(results) == [(second.id, 1)]
+
+    simulate(twice())
+
+
+@pytest.mark.parametrize("gone", ["output_file_id", "input_file_id"])
+def test_an_entry_ends_with_the_files_of_its_batch(gone: str) -> None:
+    async def deleted() -> None:
+        world = World(1)
+        await world.boot()
+        first, _ = await done(world, ["a"])
+        await world.store.delete_file(TENANT, getattr(first, gone))
+        _, results = await done(world, ["a"])
+        assert world.network.ledger == ["a", "a"]
+        assert cached_from(results) == [None]
+
+    simulate(deleted())
+
+
+def test_only_answers_of_success_are_kept() -> None:
+    async def failing() -> None:
+        world = World(1)
+        world.network = RefusingNetwork(world.random)
+        await world.boot()
+        await done(world, ["bad", "a"])
+        batch, results = await done(world, ["bad", "a"])
+        assert world.network.ledger.count("bad") == 2
+        assert [each is not None for each in cached_from(results)] == [False, True]
+        assert batch.closing.codes == {"400": 1}
+
+    simulate(failing())
+
+
+def test_an_answer_that_came_another_way_than_it_would_now_is_not_taken() -> None:
+    async def rerouted() -> None:
+        world = World(1)
+        engine = await world.boot()
+        await done(world, ["a"])
+        await engine.stop()
+        world.provider_name = "another"
+        await world.boot()
+        _, results = await done(world, ["a"])
+        assert world.network.ledger == ["a", "a"]
+        assert cached_from(results) == [None]
+
+    simulate(rerouted())
+
+
+def test_a_damaged_answer_is_bought_again() -> None:
+    async def damaged() -> None:
+        world = World(1)
+        await world.boot()
+        first, _ = await done(world, ["a", "b"])
+        (extent,) = await world.store.get_extents(TENANT, first.output_file_id or "")
+        world.blobs._files[extent.key].data[-40] ^= 1
+        _, results = await done(world, ["a", "b"])
+        assert said(results) == ["a", "b"]
+        assert world.network.ledger.count("a") + world.network.ledger.count("b") > 2
+
+    simulate(damaged())
+
+
+def test_with_dedupe_a_line_is_a_copy_of_an_earlier_batch_or_of_its_leader() -> None:
+    async def both() -> None:
+        world = World(1)
+        await world.boot()
+        options = {**DAY, "dedupe": True}
+        first, _ = await done(world, ["a", "a"], options)
+        _, results = await done(world, ["b", "a", "b", "a"], options)
+        assert world.network.ledger == ["a", "b"]
+        assert said(results) == ["b", "a", "b", "a"]
+        assert cached_from(results) == [None, (first.id, 1), None, (first.id, 1)]
+        assert results[2]["batchwright"]["copied_from"] == {"line": 1}
+
+    simulate(both())
+
+
+def test_no_more_is_looked_at_than_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def many() -> None:
+        world = World(1)
+        await world.boot()
+        for text in ("a", "b", "c"):
+            await done(world, [text])
+        _, results = await done(world, ["a", "b", "c"])
+        assert [each is not None for each in cached_from(results)] == [False, True, True]
+
+    monkeypatch.setattr(answer_cache, "LOOK_BACK_REQUESTS", 2)
+    simulate(many())
+
+
+def test_a_batch_that_is_answered_whole_sends_nothing() -> None:
+    async def whole() -> None:
+        world = World(1)
+        await world.boot()
+        texts = [f"text {number}" for number in range(5_000)]
+        await done(world, texts)
+        batch, results = await done(world, texts[::-1])
+        assert batch.status is Status.COMPLETED
+        assert said(results) == texts[::-1]
+        assert len(world.network.ledger) == 5_000
+        assert batch.closing.attempts == 0
+
+    simulate(whole())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_crashes_while_answers_are_copied_lose_and_double_nothing(seed: int) -> None:
+    async def killed() -> None:
+        world, random = World(seed, fault_rate=0.1), Random(seed)
+        engine = await world.boot()
+        known = [f"text {number}" for number in range(3_000)]
+        await done(world, known)
+        texts = [*random.sample(known, 2_000), *(f"new {number}" for number in range(500))]
+        random.shuffle(texts)
+        engine = world.engine or engine
+        file_id = await world.upload(chat_lines_saying(texts))
+        batch = await engine.create_batch(
+            TENANT,
+            endpoint="/v1/chat/completions",
+            input_file_id=file_id,
+            completion_window="24h",
+            options=DAY,
+        )
+        for _ in range(3):
+            await asyncio.sleep(random.choice([0.005, 0.02, 0.1, 1.0]))
+            await world.crash(power_cut=random.random() < 0.5)
+            engine = await world.boot()
+        await engine.wait(batch.id)
+        batch = await engine.get_batch(TENANT, batch.id)
+        results = await results_of(world, batch)
+        assert len(results) == 2_500
+        answered = [result for result in results if result["response"] is not None]
+        succeeded = [each for each in answered if each["response"]["status_code"] == 200]
+        by_name = {f"r-{number}": text for number, text in enumerate(texts)}
+        assert said(succeeded) == [by_name[each["custom_id"]] for each in succeeded]
+        assert batch.closing.savings.requests > 1_900
+
+    simulate(killed())
+
+
+def test_a_stop_while_answers_are_copied_leaves_the_rest_to_the_next_start() -> None:
+    async def stopped() -> None:
+        world = World(3)
+        engine = await world.boot()
+        texts = [f"text {number}" for number in range(8_000)]
+        await done(world, texts)
+        data = chat_lines_saying(texts)
+        batch_id = (await world.create_batch(data, options=DAY)).id
+        while (await world.get_batch(batch_id)).counts.completed == 0:
+            await asyncio.sleep(0.001)
+        await engine.stop()
+        engine = await world.boot()
+        assert (await world.get_batch(batch_id)).counts.completed < 8_000
+        await engine.wait(batch_id)
+        batch = await world.get_batch(batch_id)
+        assert (batch.counts.completed, len(world.network.ledger)) == (8_000, 8_000)
+
+    simulate(stopped())
