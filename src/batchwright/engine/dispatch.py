@@ -32,7 +32,7 @@ from batchwright.engine.answer_cache import AnswerCache
 from batchwright.engine.budget import Budget
 from batchwright.engine.copier import Copier
 from batchwright.engine.copies import CopyWriter
-from batchwright.engine.estimate import Estimator, estimate, learn
+from batchwright.engine.estimate import Estimator, estimate, for_batch, learn
 from batchwright.engine.fair_queue import Flow
 from batchwright.engine.journal import Journal
 from batchwright.engine.lane import Job, Lane
@@ -366,7 +366,7 @@ class BatchRun:
             request = Request(request.line, request.custom_id, request.url, body, route.model)
         estimator = self._estimators.get(route.model)
         if estimator is None:
-            estimator = self._estimators[route.model] = Estimator()
+            estimator = self._estimators[route.model] = for_batch(route.tokens)
         cost = estimate(estimator, len(request.body))
         tries = self.tally.tries.get(request.line, 0) if self.tally.tries else 0
         return Pending(request, route, cost, self.call, tries=tries)

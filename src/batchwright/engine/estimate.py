@@ -1,7 +1,9 @@
 """How many tokens a request will use, from its bytes and from the answers seen so far.
 
-One `Estimator` for each model and batch. Not `max_tokens`: most answers stay far below it, and a
-limit that is kept by it stands mostly unused.
+One `Estimator` for each model and batch, and one for the model over all batches, with which a new
+batch begins: else its requests would count for more than those of a batch that has learned what
+they take, and it would get less than its share of the lane. Not `max_tokens`: most answers stay far
+below it, and a limit that is kept by it stands mostly unused.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from batchwright.domain.limits import Cost
 TOKENS_PER_BYTE = 0.25  # of English text, before anything is seen
 OUTPUT_TOKENS = 100.0
 MEMORY = 50  # answers, of those looked at, over which the means run
+_TRUST = 4  # answers that what other batches have seen is worth to a new one
 _TOKENS_PER_BYTE_MAX = 2.0  # more is an error of the provider's figures
 _OUTPUT_TOKENS_MAX = 1e7
 
@@ -25,6 +28,17 @@ class Estimator:
     output_tokens: float = OUTPUT_TOKENS
     answers: int = 0  # looked at, and sound
     seen: int = 0
+    of_model: Estimator | None = None  # learns from what this one looks at
+
+
+def for_batch(of_model: Estimator) -> Estimator:
+    """What a new batch begins with: the means of its model, soon outweighed by its own."""
+    return Estimator(
+        of_model.tokens_per_byte,
+        of_model.output_tokens,
+        answers=min(of_model.answers, _TRUST),
+        of_model=of_model,
+    )
 
 
 def estimate(estimator: Estimator, size_bytes: int, output_tokens_max: int | None = None) -> Cost:
@@ -54,3 +68,5 @@ def learn(estimator: Estimator, size_bytes: int, used: Cost) -> None:
             output = min(float(used.output_tokens), _OUTPUT_TOKENS_MAX)
             estimator.output_tokens += share * (output - estimator.output_tokens)
         estimator.answers += 1
+        if estimator.of_model is not None:
+            learn(estimator.of_model, size_bytes, used)

@@ -12,6 +12,7 @@ from operator import add
 import msgspec
 
 from batchwright.domain.usage import Usage
+from batchwright.engine.estimate import Estimator
 from batchwright.engine.lane import Lane
 from batchwright.providers.base import Provider
 
@@ -41,7 +42,7 @@ class Rates:
 class Route:
     """A provider, the name that the model has there, and the lane that its calls take.
 
-    `rates` is None where no price is known.
+    `rates` is None where no price is known. `tokens` is what the answers were like lately.
     """
 
     provider: Provider
@@ -49,6 +50,7 @@ class Route:
     lane: Lane
     rates: Rates | None
 
+    tokens: Estimator = field(default_factory=Estimator, init=False, compare=False)
     name_json: bytes = field(init=False)  # `provider/model` as JSON, for result lines
 
     def __post_init__(self) -> None:

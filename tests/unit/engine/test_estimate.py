@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batchwright.domain.limits import Cost
-from batchwright.engine.estimate import Estimator, estimate, learn
+from batchwright.engine.estimate import Estimator, estimate, for_batch, learn
+from batchwright.engine.lane import LaneLimits
+from simulation import World, chat_lines, simulate
 
 
 def test_the_first_estimate_takes_four_bytes_for_a_token() -> None:
@@ -29,6 +33,42 @@ def test_embeddings_have_no_output() -> None:
     for _ in range(200):
         learn(estimator, 400, Cost(100, 0))
     assert estimate(estimator, 400).output_tokens == 0
+
+
+def test_a_new_batch_begins_with_the_means_of_its_model() -> None:
+    of_model = Estimator()
+    first = for_batch(of_model)
+    for _ in range(10):
+        learn(first, 1_000, Cost(400, 20))
+    assert estimate(for_batch(of_model), 2_000) == Cost(801, 20)
+
+
+def test_what_a_batch_sees_itself_soon_outweighs_what_others_saw() -> None:
+    of_model = Estimator()
+    for _ in range(1_000):
+        learn(of_model, 1_000, Cost(400, 20))
+    batch = for_batch(of_model)
+    for _ in range(50):
+        learn(batch, 1_000, Cost(400, 1_020))
+    assert estimate(batch, 1_000).output_tokens > 900
+
+
+def test_a_batch_that_comes_later_gets_its_share_of_the_lane_from_its_first_request_on() -> None:
+    async def later() -> None:
+        world = World(1, limits=LaneLimits(max_concurrency=2))
+        engine = await world.boot()
+        large = await world.create_batch(chat_lines(5_000))
+        while (await world.get_batch(large.id)).counts.completed < 1_500:  # it has learned
+            await asyncio.sleep(1)
+
+        before = (await world.get_batch(large.id)).counts.completed
+        small = await world.create_batch(chat_lines(200))
+        await engine.wait(small.id)
+        beside = (await world.get_batch(large.id)).counts.completed - before
+
+        assert beside < 1.2 * 200
+
+    simulate(later())
 
 
 @given(st.lists(st.tuples(st.integers(-10, 10**7), st.integers(-(10**9), 10**18), st.integers())))
