@@ -1,9 +1,9 @@
 """A lane: what stands between the requests that wait and one account at a provider.
 
 Workers take the next job as soon as there is one and the limiter lets it pass. Live calls go first,
-then the fair queue decides between the running batches. A batch request holds a slot from here
-until its result is durable; there are 256 more slots than calls may be in flight, so that a worker
-need not wait for the disk.
+and batch work leaves them room; then the fair queue decides between the running batches. A batch
+request holds a slot from here until its result is durable; there are 256 more slots than calls may
+be in flight, so that a worker need not wait for the disk.
 
 How many workers there are, and how fast they go, the limiter decides: it is told what became of
 each call, and learns.
@@ -25,6 +25,7 @@ from batchwright.domain.limits import Cost, Kind, LimitSeen
 from batchwright.engine import limiter as limits_of
 from batchwright.engine.fair_queue import FairQueue, Flow
 from batchwright.engine.limiter import Binding, Declared, Reservation
+from batchwright.engine.live_room import LiveRoom
 from batchwright.engine.meter import Meter
 from batchwright.engine.retry import Decision
 from batchwright.engine.runtime import Runtime
@@ -86,6 +87,8 @@ class Lane:
         self._queue: FairQueue[Job] = FairQueue()
         self._flows: dict[Flow[Job], None] = {}  # attached
         self._live: deque[LiveJob] = deque()
+        self._live_in_flight: dict[Job, None] = {}
+        self._live_room = LiveRoom()
         self._parked: deque[asyncio.Future[None]] = deque()
         self._workers: dict[asyncio.Task[None], None] = {}
         self._is_closed = False
@@ -165,6 +168,8 @@ class Lane:
     def submit_live(self, job: LiveJob) -> None:
         """Queue a call that somebody waits for; it goes before all batch work."""
         self._live.append(job)
+        at_once = len(self._live) + len(self._live_in_flight)
+        self._live_room.note(at_once, self._runtime.monotonic())
         self.wake()
 
     def refuses_live(self) -> str | None:
@@ -238,7 +243,7 @@ class Lane:
         limiter, now = self._limiter, self._runtime.monotonic()
         if self._timer is not None and (job := self._queue.peek()) is not None:
             limits_of.delay_s(limiter, job.cost, now)  # asleep for long: does it still bind?
-        return limits_of.binding(limiter, now, self.in_flight)
+        return limits_of.binding(limiter, now, self.in_flight + self._kept_for_live(now))
 
     def holds_back(self) -> str | None:
         """What keeps this lane from sending now, in words for a person; None if nothing does."""
@@ -292,6 +297,8 @@ class Lane:
                 await job.run()
             finally:
                 self.in_flight -= 1
+                if self._live_in_flight:
+                    self._live_in_flight.pop(job, None)
 
     def _on_worker_done(self, task: asyncio.Task[None]) -> None:
         del self._workers[task]
@@ -317,17 +324,24 @@ class Lane:
         if job is None:
             return None
         now = self._runtime.monotonic()
+        kept = 0 if live else self._kept_for_live(now)
+        if self.in_flight + kept >= limiter.concurrency.allowed:
+            return None
         wait = limits_of.delay_s(limiter, job.cost, now)
         if wait > 0 or self._probe_at > now:
             self._wake_in(max(wait, self._probe_at - now))
             return None
         if live:
-            live.popleft()
+            self._live_in_flight[live.popleft()] = None
         else:
             self._queue.take()
             self._slots_taken += 1
-        job.reserved = limits_of.reserve(limiter, job.cost, now, self.in_flight + 1)
+        job.reserved = limits_of.reserve(limiter, job.cost, now, self.in_flight + kept + 1)
         return job
+
+    def _kept_for_live(self, now: float) -> int:
+        """How many calls that may be in flight batch work leaves to live calls."""
+        return self._live_room.kept(len(self._live_in_flight), self.allowed_in_flight, now)
 
     def _has_no_slot(self) -> bool:
         return self._slots_taken >= self._limiter.concurrency.allowed + SPARE_SLOTS

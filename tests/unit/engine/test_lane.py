@@ -22,6 +22,7 @@ from batchwright.engine.lane import (
     LiveJob,
 )
 from batchwright.engine.limiter import Declared
+from batchwright.engine.live_room import REMEMBERED_S
 from batchwright.engine.retry import Decision, decide
 from batchwright.engine.runtime import Runtime
 from batchwright.providers.base import Answer
@@ -58,6 +59,9 @@ class Work:
 
     def names(self) -> list[str]:
         return [name for _, name in self.sent]
+
+    def sent_at(self, wanted: str) -> float:
+        return next(at for at, name in self.sent if name == wanted)
 
 
 def new_work(**limits: float) -> Work:
@@ -189,6 +193,37 @@ def test_live_calls_go_before_batch_work_and_take_no_slot() -> None:
         await asyncio.sleep(10)
         assert work.names() == ["batch 0", "live 0", "live 1", "batch 1", "batch 2"]
         assert work.lane._slots_taken == 3
+
+    simulate(history())
+
+
+def test_a_live_call_finds_a_place_where_batch_work_could_take_all() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=4)
+        flow_of(work.lane, *(work.job("batch") for _ in range(100)))
+        await asyncio.sleep(0.5)
+        waits = []
+        for number in range(6):
+            work.lane.submit_live(work.job(f"live {number}", latency_s=0.5))
+            asked_at = work.runtime.monotonic()
+            await asyncio.sleep(2.3)
+            waits.append(work.sent_at(f"live {number}") - asked_at)
+        assert waits[0] > 0  # nobody had called before
+        assert waits[1:] == [0.0] * 5
+
+    simulate(history())
+
+
+def test_long_after_the_last_live_call_batch_work_takes_every_place() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=4)
+        jobs = [work.job("batch", then=lambda _: work.lane.release_slot()) for _ in range(1_000)]
+        flow_of(work.lane, *jobs)
+        work.lane.submit_live(work.job("live"))
+        await asyncio.sleep(20.5)
+        beside = work.lane.in_flight
+        await asyncio.sleep(2 * REMEMBERED_S)
+        assert (beside, work.lane.in_flight) == (3, 4)
 
     simulate(history())
 
