@@ -45,7 +45,9 @@ def create(server: OwnServer, file_id: str) -> str:
     return str(server.ask("POST", "/batches", wanted)["id"])
 
 
-def wait(server: OwnServer, batch_id: str, *, completed: int | None = None) -> dict[str, Any]:
+def wait(
+    server: OwnServer, batch_id: str, *, completed: int | None = None, poll_s: float = POLL_S
+) -> dict[str, Any]:
     """The batch as soon as it is completed, or that many of its requests are."""
     until = monotonic() + GIVE_UP_S
     while monotonic() < until:
@@ -57,5 +59,5 @@ def wait(server: OwnServer, batch_id: str, *, completed: int | None = None) -> d
             if batch["status"] != "completed" or counts["completed"] != counts["total"]:
                 raise SystemExit(f"the batch ended as {batch['status']}: {counts}")
             return batch
-        sleep(POLL_S)
+        sleep(poll_s)
     raise SystemExit(f"batch {batch_id} did not come to its end")

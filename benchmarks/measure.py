@@ -27,6 +27,7 @@ sys.path[:0] = [str(SOURCE / "src"), str(SOURCE / "tests" / "support")]
 
 from sandbox_process import SandboxProcess  # noqa: E402
 
+PEERS_PYTHON = SOURCE / ".venv-peers" / "bin" / "python"
 ENGINE_CPU = 0
 SANDBOX_CPU = 1
 MODEL = "bench"
@@ -39,7 +40,7 @@ CPU_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 def show_machine() -> None:
     """One line of what the figures depend on."""
-    names = ("pyreqwest", "msgspec", "uvloop", "aiohttp", "openai")
+    names = ("httptools", "pyreqwest", "msgspec", "uvloop", "aiohttp", "openai")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     load = ", ".join(f"{part:.1f}" for part in os.getloadavg())
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}")

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import measure
-from peers import PYTHON, VERSIONS, said_s
+from peers import VERSIONS, said_s
 
 DIMENSIONS = 256
 UNPACKED_TARGET = 8.0
@@ -55,10 +55,14 @@ def main() -> None:
     arguments = parser.parse_args()
     requests = arguments.requests or (20_000 if arguments.quick else 100_000)
     rounds = arguments.rounds or (1 if arguments.quick else 3)
-    peers = [name for name in arguments.peers.split(",") if name] if PYTHON.exists() else []
+    peers = (
+        [name for name in arguments.peers.split(",") if name]
+        if measure.PEERS_PYTHON.exists()
+        else []
+    )
     measure.show_machine()
     measure.pin_to_engine_cpu()
-    if not PYTHON.exists():
+    if not measure.PEERS_PYTHON.exists():
         print("`make peers` installs the peers; without them only packing is measured.\n")
     compare(requests, requests, rounds, arguments.concurrency, peers, "0ms")
     compare(requests, requests // 10, rounds, arguments.concurrency, peers, "200ms")
@@ -157,7 +161,7 @@ class Comparison:
     def _peer_s(self, peer: str, count: int, list_size: int) -> float:
         program = str(Path(__file__).with_name("peer_embeddings.py"))
         numbers = map(str, (count, self._concurrency, list_size))
-        command = [str(PYTHON), program, peer, self._base_url, *numbers]
+        command = [str(measure.PEERS_PYTHON), program, peer, self._base_url, *numbers]
         return said_s(peer, command, measure.environment())
 
     def _row(self, way: str) -> tuple[str, ...]:

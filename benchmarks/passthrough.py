@@ -17,6 +17,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
@@ -26,7 +27,6 @@ from urllib.request import urlopen
 import measure
 import uvloop
 from batch_api import batch_server
-from peers import PYTHON
 from pyreqwest.client import Client, ClientBuilder
 from upload import pin
 
@@ -39,7 +39,14 @@ STRAIGHT = "straight to the upstream"
 OURS = "batchwright serve"
 LITELLM = "litellm proxy"
 
-Target = tuple[str, str]  # a base URL with /v1, a key
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server under test."""
+
+    base_url: str  # with /v1
+    key: str
+    pid: int
 
 
 def main() -> None:
@@ -58,15 +65,15 @@ def main() -> None:
     with (
         measure.sandbox() as upstream,
         measure.scratch() as folder,
-        batch_server(folder / "own", upstream.base_url, max(IN_FLIGHT)) as (own, _),
+        batch_server(folder / "own", upstream.base_url, max(IN_FLIGHT)) as (own, pid),
         litellm_proxy(folder, upstream.base_url) as proxy,
     ):
         ways = {
-            STRAIGHT: ((upstream.base_url, "none"), calls),
-            OURS: ((own.base_url, own.key), calls),
+            STRAIGHT: (Target(upstream.base_url, "none", upstream.pid), calls),
+            OURS: (Target(own.base_url, own.key, pid), calls),
         }
         if proxy is not None:
-            ways[LITELLM] = (proxy, max(calls // 10, 200))
+            ways[LITELLM] = (proxy, max(calls // 10, 500))
         for _ in range(rounds):
             for way, (target, count) in ways.items():
                 comparison.take(way, target, count)
@@ -82,13 +89,15 @@ class Comparison:
         self._p50_ms: dict[str, list[float]] = {}
         self._p99_ms: dict[str, list[float]] = {}
         self._rates: dict[str, list[float]] = {}
+        self._shares_percent: dict[str, list[float]] = {}  # of its core at that rate
 
     def take(self, way: str, target: Target, calls: int) -> None:
         each_ms = uvloop.run(one_by_one_ms(target, calls // 4))
         self._p50_ms.setdefault(way, []).append(measure.percentile(each_ms, 0.5))
         self._p99_ms.setdefault(way, []).append(measure.percentile(each_ms, 0.99))
-        rate = max(uvloop.run(calls_per_s(target, calls, count)) for count in IN_FLIGHT)
+        rate, share = max(uvloop.run(rate_and_share(target, calls, count)) for count in IN_FLIGHT)
         self._rates.setdefault(way, []).append(rate)
+        self._shares_percent.setdefault(way, []).append(share)
 
     def show(self) -> None:
         rows = []
@@ -99,11 +108,15 @@ class Comparison:
                 (
                     *(way, measure.spread(self._p50_ms[way], 2), measure.spread(p50, 2), *cells),
                     *(measure.spread(p99, 2), measure.spread(self._rates[way])),
+                    measure.spread(self._shares_percent[way]),
                 )
             )
         measure.show_table(
             "One live call at a time, and as many as go",
-            ("way", "p50, ms", "p50 added", "wanted", "", "p99 added", "calls a second"),
+            (
+                *("way", "p50, ms", "p50 added", "wanted", "", "p99 added", "calls a second"),
+                "its core, %",
+            ),
             rows,
         )
         if LITELLM in self._rates:
@@ -132,7 +145,8 @@ async def one_by_one_ms(target: Target, count: int) -> list[float]:
     return found
 
 
-async def calls_per_s(target: Target, count: int, in_flight: int) -> float:
+async def rate_and_share(target: Target, count: int, in_flight: int) -> tuple[float, float]:
+    """Calls a second, and how much of its core the server took for them, in percent."""
     left = iter(range(count))
     async with client() as http:
 
@@ -141,9 +155,10 @@ async def calls_per_s(target: Target, count: int, in_flight: int) -> float:
                 await call(http, target, number)
 
         await asyncio.gather(*(call(http, target, -1 - number) for number in range(in_flight)))
-        started = perf_counter()
+        started, before_s = perf_counter(), measure.cpu_s(target.pid)
         await asyncio.gather(*(work() for _ in range(in_flight)))
-        return count / (perf_counter() - started)
+        taken_s = perf_counter() - started
+        return count / taken_s, 100 * (measure.cpu_s(target.pid) - before_s) / taken_s
 
 
 def client() -> Client:
@@ -151,20 +166,19 @@ def client() -> Client:
 
 
 async def call(http: Client, target: Target, number: int) -> None:
-    base_url, key = target
-    headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
-    request = http.post(f"{base_url}/chat/completions").headers(headers)
+    headers = {"content-type": "application/json", "authorization": f"Bearer {target.key}"}
+    request = http.post(f"{target.base_url}/chat/completions").headers(headers)
     answer = await request.body_bytes(measure.chat_body(number)).build().send()
     body = await answer.bytes()
     if answer.status != 200:
-        raise SystemExit(f"{base_url}: {answer.status}: {bytes(body)[:500]!r}")
+        raise SystemExit(f"{target.base_url}: {answer.status}: {bytes(body)[:500]!r}")
 
 
 @contextmanager
 def litellm_proxy(folder: Path, base_url: str) -> Iterator[Target | None]:
     """The proxy on the core of our server, one worker, as its documentation starts it; None where
     it is not installed."""
-    if not PYTHON.exists():
+    if not measure.PEERS_PYTHON.exists():
         yield None
         return
     port = free_port()
@@ -174,7 +188,13 @@ def litellm_proxy(folder: Path, base_url: str) -> Iterator[Target | None]:
         f"      model: openai/{measure.MODEL}\n      api_base: {base_url}\n      api_key: none\n"
         f"general_settings:\n  master_key: {KEY}\n"
     )
-    command = [str(PYTHON.with_name("litellm")), "--config", str(settings), "--host", "127.0.0.1"]
+    command = [
+        str(measure.PEERS_PYTHON.with_name("litellm")),
+        "--config",
+        str(settings),
+        "--host",
+        "127.0.0.1",
+    ]
     environment = {
         **measure.environment(),
         "HOME": str(folder),
@@ -193,7 +213,7 @@ def litellm_proxy(folder: Path, base_url: str) -> Iterator[Target | None]:
         try:
             wait_until_ready(process, f"http://127.0.0.1:{port}/health/liveliness", log_path)
             pin(process.pid)
-            yield f"http://127.0.0.1:{port}/v1", KEY
+            yield Target(f"http://127.0.0.1:{port}/v1", KEY, process.pid)
         finally:
             process.kill()
 

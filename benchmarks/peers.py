@@ -34,7 +34,6 @@ from rate_limits import CHAT_PATH, read
 
 from own_authority import KEY, make_certificate
 
-PYTHON = measure.SOURCE / ".venv-peers" / "bin" / "python"
 OURS = "batchwright run"
 BARE = "bare loop"
 NAMES = {
@@ -108,7 +107,7 @@ def main() -> None:
     is_quick = arguments.quick
     measure.show_machine()
     measure.pin_to_engine_cpu()
-    if not PYTHON.exists():
+    if not measure.PEERS_PYTHON.exists():
         print("`make peers` installs the peers; without them only the bare loop is measured.\n")
     chosen = None if arguments.peers is None else list(filter(None, arguments.peers.split(",")))
     suited: dict[str, int] = {}
@@ -134,7 +133,7 @@ def main() -> None:
 
 
 def peers_of(chosen: Sequence[str] | None, usual: Sequence[str]) -> Sequence[str]:
-    if not PYTHON.exists():
+    if not measure.PEERS_PYTHON.exists():
         return ()
     return usual if chosen is None else chosen
 
@@ -268,7 +267,7 @@ def best_in_flight(peer: str, work: Work, tried: Sequence[int]) -> int:
 def peer_command(peer: str, work: Work, count: int, in_flight: int) -> list[str]:
     program = str(Path(__file__).with_name("peer_calls.py"))
     numbers = map(str, (count, in_flight, work.prompt_bytes))
-    return [str(PYTHON), program, peer, work.base_url, *numbers]
+    return [str(measure.PEERS_PYTHON), program, peer, work.base_url, *numbers]
 
 
 def peer_environment(work: Work) -> dict[str, str]:

@@ -16,11 +16,12 @@ from time import perf_counter
 
 QUICK = (
     ("dispatch.py", "--requests", "60000", "--rounds", "1"),
-    ("peers.py", "--quick", "--variant", "small", "--variant", "slow"),
+    ("peers.py", "--quick", "--variant", "small"),
+    ("peers.py", "--quick", "--variant", "slow", "--peers", ""),
     ("server_api.py", "--quick"),
     ("passthrough.py", "--quick"),
     ("rate_limits.py", "--quick"),
-    ("fairness.py", "--quick"),
+    ("fairness.py", "--quick", "--rounds", "1"),
     ("packing.py", "--quick"),
     ("dedupe.py", "--quick"),
     ("prefix_order.py", "--quick"),
@@ -37,6 +38,7 @@ ALL = (
     ("passthrough.py",),
     ("rate_limits.py",),
     ("rate_limits.py", "--stepping"),
+    ("pacing.py",),
     ("fairness.py",),
     ("packing.py",),
     ("dedupe.py",),

@@ -20,6 +20,7 @@ from upload import OwnServer
 
 TARGET = 8000
 CONCURRENCY = 64
+POLL_S = 0.25  # a look at a batch costs the server a millisecond
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def completed_after_s(server: OwnServer, sources: list[Path]) -> float:
     """Upload every file, create its batch, wait for all."""
 
     def run(source: Path) -> None:
-        wait(server, create(server, server.upload(source)))
+        wait(server, create(server, server.upload(source)), poll_s=POLL_S)
 
     started = perf_counter()
     with ThreadPoolExecutor(len(sources)) as threads:
