@@ -85,7 +85,7 @@ def forecast(
 def _rates(spans_per_s: Sequence[float], span_s: float, share: float) -> _Rates | None:
     count = len(spans_per_s)
     mean = fmean(spans_per_s) if count else 0.0
-    if mean <= 0:
+    if mean * HORIZON_S < 1:
         return None
     expected = fmean(spans_per_s, weights=range(1, count + 1))
     recent = fmean(spans_per_s[-max(1, count // 4) :])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchwright.engine.forecast import FACTOR_MAX, HORIZON_S, Ceiling, forecast
@@ -40,6 +40,8 @@ def test_the_range_holds_the_truth_of_a_steady_rate(rate: float, left: int, coun
     st.floats(0, 3600),
     CEILINGS,
 )
+@example(1, [5e-324], 1.0, 0.0, None)
+@example(1, [5e-324], 1.0, 0.0, Ceiling(1.0, 60.0, 0.0, True))
 def test_an_end_is_never_in_the_past_and_within_its_range(
     left: int, rates: list[float], share: float, wait_s: float, ceiling: Ceiling | None
 ) -> None:
