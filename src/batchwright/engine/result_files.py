@@ -1,7 +1,8 @@
-"""The bytes of result files, each line held against its account record before it is handed out.
+"""Result files: published as extents of a batch's segments, and read with a check of each line.
 
-A published file is an extent of a segment's `output` or `error`. Disks forget: what was written
-whole may come back changed, months later. So a reader gets the bytes that were written or none.
+Nothing is copied when a batch ends. Disks forget: what was written whole may come back changed,
+months later. So each line is held against its account record before it is handed out, and a reader
+gets the bytes that were written or none.
 """
 
 from __future__ import annotations
@@ -11,11 +12,42 @@ from functools import partial
 from zlib import crc32
 
 from batchwright.blobs.base import CHUNK_BYTES, Blobs
+from batchwright.domain.batch import Batch
 from batchwright.domain.errors import Damaged
-from batchwright.domain.file import Extent
-from batchwright.domain.segment import Segment
+from batchwright.domain.file import RESULT_PURPOSE, Extent, File
+from batchwright.domain.segment import Segment, SegmentKeys
 from batchwright.engine.account import ERROR, OUTPUT, Record, unpack_whole
 from batchwright.engine.recovery import read_whole_records
+
+
+def publishable(
+    batch: Batch,
+    which: str,
+    segments: Sequence[Segment],
+    *,
+    file_id: str,
+    now: float,
+    ttl_s: float | None,
+) -> tuple[File, list[Extent]] | None:
+    """The `output` or `error` file over closed segments; None where it would be empty."""
+    extents = [
+        Extent(getattr(SegmentKeys.of(segment.batch_id, segment.epoch), which), 0, length)
+        for segment in segments
+        if (length := getattr(segment.lengths, which))
+    ]
+    if not extents:
+        return None
+    file = File(
+        id=file_id,
+        tenant=batch.tenant,
+        purpose=RESULT_PURPOSE,
+        filename=f"{batch.id}_{which}.jsonl",
+        size_bytes=sum(extent.length for extent in extents),
+        created_at=now,
+        expires_at=None if ttl_s is None else now + ttl_s,
+        sha256=None,
+    )
+    return file, extents
 
 
 async def read_result_extent(

@@ -22,10 +22,9 @@ from batchwright.blobs.base import Blobs, read_extents
 from batchwright.domain.batch import Batch, Counts, Status, advance
 from batchwright.domain.batch_error import BatchError
 from batchwright.domain.errors import Conflict, Damaged, NoSpace, StorageError, Superseded
-from batchwright.domain.file import RESULT_PURPOSE, Extent, File
 from batchwright.domain.priority import Priority
 from batchwright.domain.result import Code
-from batchwright.domain.segment import Segment, SegmentKeys
+from batchwright.domain.segment import RESULT_LINES, Segment
 from batchwright.engine.dispatch import BatchRun
 from batchwright.engine.packed_run import LIMITS, PackedRun, are_packed
 from batchwright.engine.recovery import (
@@ -34,6 +33,7 @@ from batchwright.engine.recovery import (
     forget_in_flight,
     take_over,
 )
+from batchwright.engine.result_files import publishable
 from batchwright.engine.routing import ModelCheck, Router
 from batchwright.engine.runtime import Runtime, new_id
 from batchwright.engine.settings import EngineSettings
@@ -436,8 +436,17 @@ class Supervisor:
         now = self._runtime.now()
         if closed is not None:
             segments.append(closed)
-        output = self._result_file("output", segments, now)
-        error = self._result_file("error", segments, now)
+        output, error = (
+            publishable(
+                self.batch,
+                which,
+                segments,
+                file_id=new_id(self._runtime, "file-"),
+                now=now,
+                ttl_s=self.batch.output_ttl_s or self._settings.result_ttl_s,
+            )
+            for which in RESULT_LINES
+        )
         files = [made for made in (output, error) if made is not None]
         sums: dict[str, Any] = {}
         if run is not None:
@@ -452,30 +461,6 @@ class Supervisor:
         )
         await self._store.publish(after, was=self.batch, closed=closed, files=files)
         self.batch = after
-
-    def _result_file(
-        self, which: str, segments: list[Segment], now: float
-    ) -> tuple[File, list[Extent]] | None:
-        """A result file over the segments; None where it would be empty."""
-        extents = [
-            Extent(getattr(SegmentKeys.of(segment.batch_id, segment.epoch), which), 0, length)
-            for segment in segments
-            if (length := getattr(segment.lengths, which))
-        ]
-        if not extents:
-            return None
-        ttl_s = self.batch.output_ttl_s or self._settings.result_ttl_s
-        file = File(
-            id=new_id(self._runtime, "file-"),
-            tenant=self.batch.tenant,
-            purpose=RESULT_PURPOSE,
-            filename=f"{self.batch.id}_{which}.jsonl",
-            size_bytes=sum(extent.length for extent in extents),
-            created_at=now,
-            expires_at=None if ttl_s is None else now + ttl_s,
-            sha256=None,
-        )
-        return file, extents
 
 
 def _deadline(batch: Batch, runtime: Runtime) -> float | None:
