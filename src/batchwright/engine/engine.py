@@ -68,6 +68,7 @@ class Engine:
         self._supervisors: dict[str, Supervisor] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._gate = Gate()
+        self._mute: dict[str, str] = {}  # why a provider did not list its models, when last asked
         self._is_started = False
 
     # Life
@@ -352,9 +353,15 @@ class Engine:
     async def _ask(self, account: Account) -> None:
         name = account.provider.name
         try:
-            self.router.learn(name, await account.provider.list_models())
+            models = await account.provider.list_models()
         except TransportError as error:
-            log.warning("provider did not list its models", provider=name, reason=str(error))
+            reason = str(error)
+            if self._mute.get(name) != reason:  # told once, not every ten seconds
+                self._mute[name] = reason
+                log.warning("provider did not list its models", provider=name, reason=reason)
+        else:
+            self._mute.pop(name, None)
+            self.router.learn(name, models)
 
     async def _watch_models(self) -> None:
         while True:

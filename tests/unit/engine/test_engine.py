@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from batchwright.domain.batch import Status
 from batchwright.domain.errors import Conflict, NoSpace, NotFound, NotSent, StorageError
@@ -211,6 +212,29 @@ def test_a_provider_that_cannot_list_its_models_is_asked_again() -> None:
         assert engine.router.explain("late") is None
 
     simulate(asked_again())
+
+
+def test_why_a_provider_does_not_list_its_models_is_logged_once() -> None:
+    async def asked_often() -> list[str]:
+        world = World(15)
+        engine = await world.boot()
+        (account,) = engine.router._accounts.values()
+        engine.router._accounts["upstream"] = replace(account, models=())
+        outcomes: list[list[str] | str] = ["refused", "refused", "refused", "late", ["m"], "late"]
+
+        async def list_models() -> list[str]:
+            outcome = outcomes.pop(0)
+            if isinstance(outcome, str):
+                raise NotSent(outcome)
+            return outcome
+
+        account.provider.list_models = list_models  # type: ignore[method-assign]
+        with capture_logs() as logged:
+            for _ in range(6):
+                await engine.ask_models()
+        return [entry["reason"] for entry in logged]
+
+    assert simulate(asked_often()) == ["refused", "late", "late"]
 
 
 @pytest.mark.parametrize(("model", "expected"), [("late", (6, 0)), ("nobodys", (0, 6))])
