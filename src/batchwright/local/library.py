@@ -52,7 +52,8 @@ def run(
 
     `data` is the path of a CSV, JSONL or Parquet file or of a file of batch requests, a Polars or
     pandas frame, a list of dictionaries, or a list of strings (column `text`). `prompt` is a
-    template such as `"Classify: {review}"`, or `"@file"`; `embed` names a column to embed instead.
+    template such as `"Classify: {review}"`, or `"@file"`, and so is `system` without columns;
+    `embed` names a column to embed instead.
 
     Returns the rows in their order with the columns `answer` (or `embedding`), `tokens` and
     `error`; for batch requests the column `custom_id` before them. A row that failed has its
@@ -116,7 +117,7 @@ async def run_async(
     options = RunOptions(
         model=model,
         prompt=None if prompt is None else read_prompt(prompt),
-        system=system,
+        system=None if system is None else read_prompt(system),
         embed=embed,
         params=dict(params or {}),
         prefix=prefix,

@@ -66,6 +66,16 @@ def test_rows_keep_their_types() -> None:
     assert frame["answer"].to_list() == ANSWERS
 
 
+def test_a_system_message_may_stand_in_a_file_as_for_the_command(folder: Path) -> None:
+    message = "Answer in one word, and not in two."
+    (folder / "system.txt").write_text(f"{message}\n")
+
+    of_text = classify(TEXTS, system=message)
+    of_file = classify(TEXTS, system="@system.txt")
+
+    assert of_file["tokens"].to_list() == of_text["tokens"].to_list()
+
+
 def test_polars_and_pandas_frames_are_taken() -> None:
     import pandas
 
