@@ -1,8 +1,7 @@
 """The sandbox's answers: a pure function of the request and a seed, in OpenAI's exact shapes.
 
 Every answer says that it is a sandbox's: in its text where it has one, and by
-`"system_fingerprint": "sandbox"` at its top. Token counts are a quarter of the characters, which
-is what English text costs on average.
+`"system_fingerprint": "sandbox"` at its top.
 
 An embedding depends on its own text alone, not on the other inputs of the call, so that a packed
 call gives each input the vector that it would have got by itself.
@@ -14,7 +13,7 @@ import math
 import sys
 from array import array
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import sha256, shake_256
 from typing import Any
@@ -32,11 +31,18 @@ from batchwright.sandbox.bodies import (
     check_not_empty,
     check_reasoning_cap,
     check_sampling,
-    is_reasoning,
     prompts_of,
     reader,
 )
-from batchwright.sandbox.structured import example
+from batchwright.sandbox.texts import answer_text, chat_schema, json_text, response_schema
+from batchwright.sandbox.tokens import (
+    MESSAGE_TOKENS,
+    cached_tokens,
+    input_tokens,
+    message_tokens,
+    reasoning_tokens,
+    text_tokens,
+)
 
 MODELS = (
     "gpt-5-mini",
@@ -50,9 +56,7 @@ MODELS = (
 )
 CHAT_PATH = "/v1/chat/completions"
 FINGERPRINT = "sandbox"
-MESSAGE_TOKENS = 4
 ANSWER_TOKENS = 3
-PART_TOKENS = 85  # an image, a sound or a file
 COMPLETION_TOKENS_MAX = 16  # of /v1/completions where the body names no cap
 
 encode = msgspec.json.Encoder().encode
@@ -120,11 +124,6 @@ def is_endpoint(path: str) -> bool:
     return path in _MAKERS
 
 
-def text_tokens(text: str) -> int:
-    """About how many tokens a text has."""
-    return (len(text) + 3) // 4
-
-
 def _elsewhere(path: str) -> Composed:
     if path == "/v1/models":
         return Composed(200, models_payload())
@@ -151,13 +150,13 @@ def _chat(raw: bytes, digest: bytes) -> Composed:
     check_reasoning_cap(body)
     prompt = ANSWER_TOKENS
     for message in body.messages:
-        prompt += _message_tokens(message.content)
+        prompt += message_tokens(message.content)
     choices, visible = [], 0
     for index in range(body.n or 1):
         choice, tokens = _chat_choice(body, digest, index, cap)
         choices.append(choice)
         visible += tokens
-    reasoning = _reasoning_tokens(body.model, digest, cap)
+    reasoning = reasoning_tokens(body.model, digest, cap)
     payload = {
         "id": "chatcmpl-" + digest.hex()[:29],
         "object": "chat.completion",
@@ -186,14 +185,14 @@ def _chat_choice(
     }
     if tool := _demanded_tool(body.tools, body.tool_choice):
         function = _dict(tool.get("function"))
-        arguments = _json_text(function.get("parameters"), digest, index)
+        arguments = json_text(function.get("parameters"), digest, index)
         call = {"name": function.get("name", ""), "arguments": arguments}
         call_id = f"call_{digest.hex()[:22]}{index:02d}"
         message["tool_calls"] = [{"id": call_id, "type": "function", "function": call}]
         finish, tokens = "tool_calls", text_tokens(arguments)
     else:
-        schema = _chat_schema(body.response_format)
-        message["content"], finish = _text(digest, index, cap, schema)
+        schema = chat_schema(body.response_format)
+        message["content"], finish = answer_text(digest, index, cap, schema)
         tokens = text_tokens(message["content"])
     return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}, tokens
 
@@ -203,10 +202,10 @@ def _completion(raw: bytes, digest: bytes) -> Composed:
     prompts = prompts_of("prompt", body.prompt)
     check_sampling(body.model, body.n, body.temperature, body.max_tokens, "max_tokens")
     cap = COMPLETION_TOKENS_MAX if body.max_tokens is None else body.max_tokens
-    prompt = sum(_input_tokens(p) for p in prompts)
+    prompt = sum(input_tokens(p) for p in prompts)
     choices, visible = [], 0
     for index in range(len(prompts) * (body.n or 1)):
-        text, finish = _text(digest, index, cap, None)
+        text, finish = answer_text(digest, index, cap, None)
         choices.append({"text": text, "index": index, "logprobs": None, "finish_reason": finish})
         visible += text_tokens(text)
     payload = {
@@ -236,7 +235,7 @@ def _chat_usage(prompt: int, completion: int, reasoning: int) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": _cached_tokens(prompt), "audio_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": cached_tokens(prompt), "audio_tokens": 0},
         "completion_tokens_details": _completion_details(reasoning),
     }
 
@@ -263,7 +262,7 @@ def _response(raw: bytes, digest: bytes) -> Composed:
     check_sampling(body.model, None, body.temperature, cap, "max_output_tokens")
     prompt = _response_tokens(body)
     output, visible, is_cut = _response_output(body, digest, cap)
-    reasoning = _reasoning_tokens(body.model, digest, cap)
+    reasoning = reasoning_tokens(body.model, digest, cap)
     payload = {
         "id": "resp_" + digest.hex()[:48],
         "object": "response",
@@ -290,7 +289,7 @@ def _response(raw: bytes, digest: bytes) -> Composed:
         "usage": {
             "input_tokens": prompt,
             "input_tokens_details": {
-                "cached_tokens": _cached_tokens(prompt),
+                "cached_tokens": cached_tokens(prompt),
                 "cache_write_tokens": 0,
             },
             "output_tokens": visible + reasoning,
@@ -310,7 +309,7 @@ def _response_output(
 ) -> tuple[dict[str, Any], int, bool]:
     """The output item, its tokens, and whether the cap cut it."""
     if tool := _demanded_tool(body.tools, body.tool_choice):
-        arguments = _json_text(tool.get("parameters"), digest, 0)
+        arguments = json_text(tool.get("parameters"), digest, 0)
         item = {
             "id": "fc_" + digest.hex()[:48],
             "type": "function_call",
@@ -321,7 +320,7 @@ def _response_output(
         }
         return item, text_tokens(arguments), False
     wanted = _dict(_dict(body.text).get("format"))
-    text, finish = _text(digest, 0, cap, _response_schema(wanted))
+    text, finish = answer_text(digest, 0, cap, response_schema(wanted))
     is_cut = finish == "length"
     item = {
         "id": "msg_" + digest.hex()[:48],
@@ -338,7 +337,7 @@ def _response_tokens(body: ResponseBody) -> int:
     if isinstance(body.input, str):
         return tokens + MESSAGE_TOKENS + text_tokens(body.input)
     contents = (item.get("content") if isinstance(item, dict) else None for item in body.input)
-    return tokens + sum(_message_tokens(content) for content in contents)
+    return tokens + sum(message_tokens(content) for content in contents)
 
 
 # --- embeddings and moderations ------------------------------------------------------------
@@ -351,7 +350,7 @@ _read_moderation = reader(ModerationBody)
 def _embedding(raw: bytes, digest: bytes) -> Composed:
     body = _read_embedding(raw)
     inputs = prompts_of("input", body.input)
-    counts = [_input_tokens(item) for item in inputs]
+    counts = [input_tokens(item) for item in inputs]
     check_embedding(body, counts)
     size = body.dimensions or (3072 if body.model.endswith("3-large") else 1536)
     data = []
@@ -401,7 +400,7 @@ def _moderation(raw: bytes, digest: bytes) -> Composed:
         "results": [_moderated(digest, index) for index in range(len(inputs))],
         "system_fingerprint": FINGERPRINT,
     }
-    tokens = sum(_message_tokens(i if isinstance(i, (str, list)) else [i]) for i in inputs)
+    tokens = sum(message_tokens(i if isinstance(i, (str, list)) else [i]) for i in inputs)
     return Composed(200, payload, model, tokens, tokens)
 
 
@@ -430,47 +429,6 @@ def created(digest: bytes) -> int:
     return _EPOCH + int.from_bytes(digest[:3], "big")
 
 
-def _text(digest: bytes, index: int, cap: int | None, schema: Any) -> tuple[str, str]:
-    """An answer's text and `finish_reason`; with a schema the text is JSON that fits it."""
-    text = sentence(digest, index) if schema is None else _json_text(schema, digest, index)
-    if cap is not None and len(text) > cap * 4:
-        return text[: cap * 4], "length"
-    return text, "stop"
-
-
-def sentence(digest: bytes, index: int) -> str:
-    """The text of a choice: ASCII that needs no escapes in JSON."""
-    chosen = _SENTENCES[digest[(4 + index) % 32] % len(_SENTENCES)]
-    return f"[sandbox {digest[:4].hex()}] {chosen}"
-
-
-def _json_text(schema: Any, digest: bytes, index: int) -> str:
-    try:
-        return encode(example(schema, digest[(4 + index) % 32])).decode()
-    except ValueError as error:
-        raise UsageError(f"Invalid schema: {error}", code="invalid_json_schema") from error
-
-
-_ANY_OBJECT = {
-    "type": "object",
-    "properties": {"sandbox": {"const": True}, "answer": {"type": "string"}},
-}
-
-
-def _chat_schema(wanted: dict[str, Any] | None) -> Any:
-    if wanted is None:
-        return None
-    if wanted.get("type") == "json_schema":
-        return _dict(wanted.get("json_schema")).get("schema") or _ANY_OBJECT
-    return _ANY_OBJECT if wanted.get("type") == "json_object" else None
-
-
-def _response_schema(wanted: dict[str, Any]) -> Any:
-    if wanted.get("type") == "json_schema":
-        return wanted.get("schema") or _ANY_OBJECT
-    return _ANY_OBJECT if wanted.get("type") == "json_object" else None
-
-
 def _demanded_tool(
     tools: list[dict[str, Any]] | None, choice: str | dict[str, Any] | None
 ) -> dict[str, Any] | None:
@@ -493,32 +451,6 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _message_tokens(content: str | Sequence[Any] | None) -> int:
-    if content is None:
-        return MESSAGE_TOKENS
-    if isinstance(content, str):
-        return MESSAGE_TOKENS + (len(content) + 3) // 4
-    return MESSAGE_TOKENS + sum(_part_tokens(part) for part in content)
-
-
-def _part_tokens(part: Any) -> int:
-    text = part.get("text") if isinstance(part, dict) else part
-    return text_tokens(text) if isinstance(text, str) else PART_TOKENS
-
-
-def _input_tokens(item: str | list[int]) -> int:
-    return text_tokens(item) if isinstance(item, str) else len(item)
-
-
-def _cached_tokens(prompt: int) -> int:
-    """OpenAI caches prompts from 1,024 tokens in steps of 128; here the first half is cached."""
-    return prompt // 2 // 128 * 128 if prompt >= 1024 else 0
-
-
-def _reasoning_tokens(model: str, digest: bytes, cap: int | None) -> int:
-    return 64 * (digest[3] % 4) if cap is None and is_reasoning(model) else 0
-
-
 _CATEGORIES = (
     "harassment",
     "harassment/threatening",
@@ -533,18 +465,6 @@ _CATEGORIES = (
     "sexual/minors",
     "violence",
     "violence/graphic",
-)
-
-_SENTENCES = (
-    "This is a rehearsal: no model read the request.",
-    "A simulated answer, made from the hash of the request.",
-    "Nothing was sent to a provider, and nothing was paid.",
-    "The same request gets this same answer each time.",
-    "A real model would have answered here, at greater length or not.",
-    "Made up by the sandbox. Change the base URL to ask a real model the same question.",
-    "This text stands in for an answer, so that the program around it can be tried out.",
-    "Simulated. The shape is that of a real answer, and so are the names of its fields; the words "
-    "mean nothing, and the token counts are estimates.",
 )
 
 _MAKERS: dict[str, Callable[[bytes, bytes], Composed]] = {

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from batchwright.domain.errors import UsageError
-from batchwright.sandbox.answers import CHAT_PATH, MESSAGE_TOKENS, PART_TOKENS, encode
+from batchwright.sandbox.answers import CHAT_PATH, encode
 from batchwright.sandbox.bodies import ChatBody, ResponseBody, reader
+from batchwright.sandbox.tokens import MESSAGE_TOKENS, PART_TOKENS
 
 TOKENS_MIN = 1024
 STEP_TOKENS = 128

@@ -10,8 +10,10 @@ from functools import lru_cache
 
 import msgspec
 
-from batchwright.sandbox.answers import ANSWER_TOKENS, MESSAGE_TOKENS, created, encode, sentence
+from batchwright.sandbox.answers import ANSWER_TOKENS, created, encode
 from batchwright.sandbox.bodies import is_reasoning
+from batchwright.sandbox.texts import sentence
+from batchwright.sandbox.tokens import MESSAGE_TOKENS
 
 
 def quick_chat(body: bytes, digest: bytes) -> bytes | None:
