@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 
 from batchwright.domain.errors import UsageError
+from batchwright.domain.strict_json import BadJson, read
 
 LINE_BYTES_MAX = 64 * 2**20
 """The longest line of JSON, and the longest CSV cell, that is read."""
@@ -132,20 +133,30 @@ def _form_of(path: Path, line: bytes) -> InputForm:
             f"jq -c '.[]' {path} > {path.stem}.jsonl"
         )
     if start == b"{":
-        raise UsageError(
-            f"{path}: the first line is not a whole JSON object; one object per line is "
-            f"expected: jq -c . {path} > {path.stem}-lines.jsonl"
-        )
+        raise UsageError(_bad_object(path, line))
     raise UsageError(
         f"{path} is not in a known form: JSONL starts with a JSON object, Parquet with PAR1, "
         "and the name of a CSV or TSV file ends in .csv or .tsv"
     )
 
 
+def _bad_object(path: Path, line: bytes) -> str:
+    """What is wrong with a first line that begins an object, and what to do."""
+    try:
+        read(line)
+    except BadJson as error:
+        if "truncated" not in error.reason:
+            return f"{path}: the first line is {error.reason}; one JSON object per line is expected"
+    return (
+        f"{path}: the first line is not a whole JSON object; one object per line is "
+        f"expected: jq -c . {path} > {path.stem}-lines.jsonl"
+    )
+
+
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
         return msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
