@@ -293,7 +293,7 @@ def _error(
 
 
 def _fault(request: web.Request, fault: Json) -> web.StreamResponse:
-    """`{"close": True}` breaks the connection, else `status`, `headers`, `code`, `text`.
+    """`{"close": True}` breaks the connection, else `status`, `headers`, `code`, `text`, `body`.
 
     With `{"after": True}` beside them the call had its effect before.
     """
@@ -302,4 +302,6 @@ def _fault(request: web.Request, fault: Json) -> web.StreamResponse:
         request.transport.abort()
     if "text" in fault:
         return web.Response(status=fault["status"], text=fault["text"])
+    if "body" in fault:
+        return web.Response(status=fault["status"], body=fault["body"])
     return _error(fault.get("status", 500), "a fault", fault.get("code"), fault.get("headers"))

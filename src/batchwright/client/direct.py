@@ -365,7 +365,7 @@ class _Broken:
 def _read(answer: Answer, endpoint: str) -> Any:
     try:
         body = decode(answer.body)
-    except DecodeError:
+    except (DecodeError, UnicodeDecodeError, RecursionError):
         failure = RequestFailure("invalid_answer", "the answer is not JSON", answer.status)
         return _Broken(failure, told=False)
     error = body.get("error") if isinstance(body, dict) else None

@@ -127,7 +127,7 @@ class Http:
         answer = await self._send_retrying(build, find)
         try:
             value = json.loads(answer.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise ServerUnreachable(
@@ -272,7 +272,7 @@ def error_fields(body: bytes) -> Json:
     """The inner object of an OpenAI error body; for other bodies `message` with their text."""
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"message": body[:ERROR_TEXT_MAX].decode("utf-8", "replace").strip()}
     inner = value.get("error", value.get("detail")) if isinstance(value, dict) else None
     if isinstance(inner, dict):

@@ -43,7 +43,7 @@ def read_result(line: bytes, endpoint: str) -> Result:
     try:
         value = json.loads(line)
         name, response, error = value["custom_id"], value.get("response"), value.get("error")
-    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
         raise BatchwrightError(
             f"the server sent a result line that cannot be read: {line[:200]!r}"
         ) from cause

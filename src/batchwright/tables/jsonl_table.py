@@ -25,6 +25,7 @@ COLUMNS_MAX = 10_000
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STRING = msgspec.json.Decoder(str)
 _VALUE = msgspec.json.Decoder()
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 Lines = Callable[[], Iterator[tuple[int, bytes]]]
 
@@ -47,7 +48,7 @@ class JsonlTable:
         for number, _, row in self._rows():
             try:
                 yield tuple([_text(row.get(name)) for name in columns])
-            except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            except _UNREADABLE as exc:
                 raise UsageError(f"{self._source}: line {number}: {exc}") from exc
 
     def objects(self) -> Iterator[bytes]:
@@ -100,7 +101,7 @@ class JsonlTable:
         for number, line in islice(self._lines(), self._limit):
             try:
                 yield number, line, _OBJECT.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            except _UNREADABLE as exc:
                 raise UsageError(
                     f"{self._source}: line {number} is not a JSON object: {exc}"
                 ) from exc
@@ -122,7 +123,7 @@ class JsonlTable:
                 except MixedTypes:
                     types[name] = "text"
                     mixed.add(name)
-                except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+                except _UNREADABLE as exc:
                     raise UsageError(f"{self._source}: line {number}: {exc}") from exc
         return types
 

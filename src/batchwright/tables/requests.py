@@ -80,7 +80,7 @@ def override_model(line: bytes, model: str) -> bytes:
     try:
         request = _OBJECT.decode(line)
         body = _OBJECT.decode(request["body"])
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, RecursionError):
         return line
     body["model"] = msgspec.Raw(msgspec.json.encode(model))
     request["body"] = msgspec.Raw(msgspec.json.encode(body))
@@ -94,7 +94,7 @@ def parse_param(argument: str) -> tuple[str, Any]:
         raise UsageError(f'--param {argument}: NAME=VALUE is expected, as in "seed=7"')
     try:
         return name, msgspec.json.decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return name, value
 
 

@@ -85,6 +85,19 @@ def test_a_failure_stands_in_its_place_and_is_falsy(server: FakeOpenAI) -> None:
     assert server.count(*CHAT) == 2
 
 
+@pytest.mark.parametrize(
+    "body", [b"<html>", b'{"choices": "\xff"}', b"[" * 100_000], ids=["a page", "no UTF-8", "deep"]
+)
+def test_an_answer_that_cannot_be_read_costs_its_item_alone(
+    server: FakeOpenAI, body: bytes
+) -> None:
+    server.faults[CHAT] = [{"status": 200, "body": body}]
+
+    answers = ask(server, ["a", "b"], max_concurrent=1, max_attempts=1)
+
+    assert answers == [RequestFailure("invalid_answer", "the answer is not JSON", 200), "echo b"]
+
+
 def test_raising_waits_for_the_end_and_keeps_the_answers(server: FakeOpenAI) -> None:
     server.faults[CHAT] = [{"status": 400, "code": "bad_thing"}]
 

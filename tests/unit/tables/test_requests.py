@@ -188,6 +188,7 @@ def test_json_rows_show_values_as_the_file_has_them(tmp_path: Path) -> None:
     ("line", "message"),
     [
         (b"[1]", "line 2 is not a JSON object"),
+        (b'{"a": ' + b"[" * 100_000 + b"}", "line 2 is not a JSON object"),
         (b'{"a": NaN}', "line 2 is not a JSON object"),
         (b'{"a": 1', "line 2 is not a JSON object"),
         (b'{"b": "\xff"}', "line 2 is not UTF-8"),
