@@ -38,6 +38,7 @@ from batchwright.store.base import Idempotency
 BATCHES_PER_PAGE = 20
 BATCHES_PER_PAGE_MAX = 100
 RESULTS_PER_PAGE = 100
+FILE_ID_LENGTH_MAX = 256  # one that is not there is kept with its batch all the same
 
 router = APIRouter(prefix="/v1/batches")
 
@@ -193,7 +194,7 @@ def _wanted(body: Mapping[str, Any], settings: ServerSettings) -> Wanted:
     endpoint, options = _endpoint(required_text(body, "endpoint"), settings), batch_options(body)
     wanted = Wanted(
         endpoint=endpoint,
-        input_file_id=required_text(body, "input_file_id"),
+        input_file_id=_file_id(required_text(body, "input_file_id")),
         completion_window=window,
         metadata=metadata(body),
         output_ttl_s=ttl_s(body.get("output_expires_after"), "output_expires_after"),
@@ -203,6 +204,17 @@ def _wanted(body: Mapping[str, Any], settings: ServerSettings) -> Wanted:
     check_order(options.order or Order.INPUT, endpoint, param=f"{KEY}.{ORDER}")
     window_s(window)
     return wanted
+
+
+def _file_id(given: str) -> str:
+    if len(given) > FILE_ID_LENGTH_MAX:
+        raise UsageError(
+            f"Invalid 'input_file_id': expected at most {FILE_ID_LENGTH_MAX} characters, but got "
+            f"{len(given)}.",
+            param="input_file_id",
+            code="invalid_value",
+        )
+    return given
 
 
 def _endpoint(given: str, settings: ServerSettings) -> str:

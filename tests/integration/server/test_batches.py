@@ -31,6 +31,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str | None, str]] = [
     ({"endpoint": "/v1/nothing"}, "endpoint", "invalid_value", "'/v1/responses'"),
     ({"endpoint": 1}, "endpoint", "invalid_type", "an integer"),
     ({"input_file_id": ["a"]}, "input_file_id", "invalid_type", "an array"),
+    ({"input_file_id": "f" * 257}, "input_file_id", "invalid_value", "256"),
     ({"completion_window": "25y"}, "completion_window", "invalid_value", "'25y'"),
     ({"completion_window": "30s"}, "completion_window", "invalid_value", "'24h'"),
     ({"completion_window": "15d"}, "completion_window", "invalid_value", "'14d'"),
