@@ -172,7 +172,7 @@ class _Maker:
         )
 
 
-class _Gate:
+class _Turnstile:
     """How many calls may be under way at once, and when the next one may start."""
 
     def __init__(self, limit_max: int) -> None:
@@ -260,7 +260,7 @@ class _Run:
         self._max_attempts = max_attempts
         self._patience_s = patience_s
         self._bar = bar
-        self._gate = _Gate(max(1, self._workers))
+        self._turnstile = _Turnstile(max(1, self._workers))
         self._answers: list[Any] = [None] * len(items)
         self._done = 0
         self.failures = 0
@@ -286,8 +286,8 @@ class _Run:
             self._bar.show(self._done, len(self._items), failed)
 
     async def _answer_item(self, index: int, item: Item) -> Any:
-        if self._gate.closed_by is not None:
-            return self._gate.closed_by
+        if self._turnstile.closed_by is not None:
+            return self._turnstile.closed_by
         try:
             content = self._maker.encoded(index, item)
         except Exception as error:  # the caller's own function may raise anything
@@ -314,41 +314,41 @@ class _Run:
                 await asyncio.sleep(_backoff_s(tries))
 
     def _is_hopeless(self, refusals: int) -> bool:
-        silent_s = monotonic() - self._gate.answered_at
+        silent_s = monotonic() - self._turnstile.answered_at
         return refusals >= self._max_attempts and silent_s > self._patience_s
 
     async def _call(self, content: bytes) -> Any:
         """One attempt: the answer, a final `RequestFailure`, `_Refused` or `_Broken`."""
-        sent_at = await self._gate.enter()
+        sent_at = await self._turnstile.enter()
         try:
-            if self._gate.closed_by is not None:
-                return self._gate.closed_by
+            if self._turnstile.closed_by is not None:
+                return self._turnstile.closed_by
             answer = await self._client.send_once("POST", self._maker.endpoint, content)
         except ServerUnreachable as error:
             return _Broken(RequestFailure("connection_error", str(error)), told=False)
         finally:
-            self._gate.leave()
+            self._turnstile.leave()
         return self._judge(answer, sent_at)
 
     def _judge(self, answer: Answer, sent_at: float) -> Any:
         if answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            self._gate.answered()
+            self._turnstile.answered()
             return _read(answer, self._maker.endpoint)
         failure = failure_from(error_fields(answer.body), answer.status)
         if _ends_all(failure):
-            self._gate.close(failure)
-        if self._gate.closed_by is not None or not answer.should_retry:
+            self._turnstile.close(failure)
+        if self._turnstile.closed_by is not None or not answer.should_retry:
             return failure
         told = answer.retry_after_s is not None
         is_rate = answer.status == HTTPStatus.TOO_MANY_REQUESTS
         if told or is_rate:
-            self._gate.refused(sent_at, answer.retry_after_s)
+            self._turnstile.refused(sent_at, answer.retry_after_s)
         return _Refused(failure, told) if is_rate else _Broken(failure, told)
 
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """429: over the rate. `told`: the server said for how long, and the gate waits that long."""
+    """429: over the rate. `told`: the server said for how long, and all wait that long."""
 
     failure: RequestFailure
     told: bool
