@@ -3,8 +3,8 @@
 A frozen segment is read to its frozen lengths, where everything must check. An open one is read as
 far as it checks: damage before its last mark is damage (`Damaged`: the batch stops, nothing is
 bought again in silence); after the mark it is a tail that was never synced, and is dropped. Such a
-tail holds no more answers than there were slots: an account file that leaves more of them out was
-cut.
+tail holds no more answers than there were slots (and copies of answers, which need none, than are
+written at a time): an account file that leaves more of them out was cut.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from batchwright.engine.account import (
     unpack_all,
     unpack_whole,
 )
+from batchwright.engine.copies import SLICE_LINES as COPIES_MAX
 from batchwright.engine.slots import LeftTable, SlotTable, read_slots, slots_in, table_bytes
 from batchwright.engine.suspects import Crowd, Suspicion, judge
 from batchwright.engine.tally import Tally
@@ -93,7 +94,11 @@ async def take_over(
         for segment in await store.segments(batch.id)
     ]
     frozen = [
-        Segment(segment.batch_id, segment.epoch, await _replay(segment, blobs, tally))
+        Segment(
+            segment.batch_id,
+            segment.epoch,
+            await _replay(segment, blobs, tally, COPIES_MAX if batch.may_have_copies else 0),
+        )
         for segment in segments
     ]
     unheard: list[Unheard] = []
@@ -126,10 +131,13 @@ async def forget_in_flight(recovered: Recovered, blobs: Blobs) -> None:
         await blobs.delete(SegmentKeys.of(segment.batch_id, segment.epoch).slots)
 
 
-async def _replay(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentLengths:
-    """Feed a segment's valid records to the tally; returns its valid lengths."""
+async def _replay(segment: Segment, blobs: Blobs, tally: Tally, copies_max: int) -> SegmentLengths:
+    """Feed a segment's valid records to the tally; returns its valid lengths.
+
+    `copies_max` is how many answers without a slot may be unsynced.
+    """
     if segment.lengths is None:
-        return await _replay_open(segment, blobs, tally)
+        return await _replay_open(segment, blobs, tally, copies_max)
     keys = SegmentKeys.of(segment.batch_id, segment.epoch)
     await _require_bytes(blobs, keys.output, segment.lengths.output)
     await _require_bytes(blobs, keys.error, segment.lengths.error)
@@ -140,7 +148,9 @@ async def _replay(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentLength
     return segment.lengths
 
 
-async def _replay_open(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentLengths:
+async def _replay_open(
+    segment: Segment, blobs: Blobs, tally: Tally, copies_max: int
+) -> SegmentLengths:
     """Replay a segment that nobody closed: a mark vouches for all before it, the rest is checked.
 
     Holds only the records since the last mark, which is one group.
@@ -176,7 +186,7 @@ async def _replay_open(segment: Segment, blobs: Blobs, tally: Tally) -> SegmentL
             else:
                 held.append(record)
     lengths = await _replay_tail(keys, blobs, tally, marked, held)
-    await _require_account(segment, blobs, lengths.output)
+    await _require_account(segment, blobs, lengths.output, copies_max)
     return lengths
 
 
@@ -210,7 +220,9 @@ async def _replay_tail(
     return SegmentLengths(output, error, account)
 
 
-async def _require_account(segment: Segment, blobs: Blobs, known_bytes: int) -> None:
+async def _require_account(
+    segment: Segment, blobs: Blobs, known_bytes: int, copies_max: int
+) -> None:
     """Raises `Damaged` where more answers have no account record than can have been unsynced.
 
     Without its slot table, which a power cut may take along, nothing is known of that.
@@ -220,10 +232,10 @@ async def _require_account(segment: Segment, blobs: Blobs, known_bytes: int) -> 
     if size_bytes is None:
         return
     answers = await _count_answers(segment.batch_id, blobs, keys.output, known_bytes)
-    if answers > (slots := slots_in(size_bytes)):
+    if answers > (unsynced_max := slots_in(size_bytes) + copies_max):
         raise Damaged(
             f"{keys.account} was cut: {answers:,} answers have no record there, and at most "
-            f"{slots:,} were not synced"
+            f"{unsynced_max:,} were not synced"
         )
 
 

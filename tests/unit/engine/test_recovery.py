@@ -104,10 +104,10 @@ class Disk:
         return recovered.tally, list(recovered.segments), lines
 
 
-async def fresh_disk() -> Disk:
+async def fresh_disk(made: Batch = BATCH) -> Disk:
     blobs, store = MemoryBlobs(), MemoryStore()
-    await store.create_batch(TENANT, BATCH)
-    batch = await store.take_over(BATCH, [])
+    await store.create_batch(TENANT, made)
+    batch = await store.take_over(made, [])
     await create_segment(batch, blobs, slots=SLOTS, process=1)
     return Disk(blobs, store, batch)
 
@@ -211,6 +211,18 @@ async def test_an_account_file_that_leaves_out_more_answers_than_there_were_slot
     else:  # so much may have been on its way to the disk
         tally, _, _ = await disk.recover()
         assert tally.completed == 13 - left_out
+
+
+async def test_copies_of_answers_may_be_unsynced_beside_the_answers_in_slots() -> None:
+    disk = await fresh_disk(replace(BATCH, options={"dedupe": True}))
+    for line in range(1, 2 * SLOTS):
+        disk.add(line)
+    await disk.journal.flush()
+    del disk.bytes_of(disk.keys.account)[RECORD_BYTES:]  # all but the mark, as a kill may leave it
+
+    tally, _, _ = await disk.recover()
+
+    assert tally.settled == 0
 
 
 async def test_answers_without_any_account_file_are_damage() -> None:
