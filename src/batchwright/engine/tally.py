@@ -6,10 +6,13 @@ so what is shown, billed and decided has one source.
 
 from __future__ import annotations
 
+from bisect import insort
+
 from batchwright.domain.batch import LISTED_LINES_MAX, Closing, Counts, Savings
 from batchwright.domain.result import code_name
 from batchwright.domain.usage import Usage
 from batchwright.engine.account import COPIED, ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, UNPRICED, Fields
+from batchwright.engine.line_set import LineSet
 from batchwright.engine.suspects import Suspicion
 
 
@@ -29,12 +32,12 @@ class Tally:
         self._copies = 0
         self._unpriced_copies = 0
         self._saved = [0, 0, 0, 0, 0]  # tokens as above, and cost
-        self._done = bytearray()  # one bit per physical line
-        self._maybe_paid: dict[int, None] = {}  # a dict, since sets have no order to repeat
+        self._done = LineSet()
+        self._maybe_paid = LineSet()
+        self._first_maybe_paid: list[int] = []  # in their order, `LISTED_LINES_MAX` at most
 
     def is_done(self, line: int) -> bool:
-        byte = line >> 3
-        return byte < len(self._done) and bool(self._done[byte] >> (line & 7) & 1)
+        return line in self._done
 
     @property
     def settled(self) -> int:
@@ -48,7 +51,7 @@ class Tally:
             return
         self.cost_nano += record[10]
         if flags & MAYBE_PAID:
-            self._maybe_paid[line] = None
+            self._note_maybe_paid(line)
         if flags & IN_CRASH:
             self.suspicions[line] = Suspicion.unpacked(record[13:])
         if not flags & (OUTPUT | ERROR):
@@ -92,13 +95,14 @@ class Tally:
         self.tries[line] = max(before, tries)
         self.attempts += self.tries[line] - before
 
+    def _note_maybe_paid(self, line: int) -> None:
+        if self._maybe_paid.add(line):
+            insort(self._first_maybe_paid, line)
+            del self._first_maybe_paid[LISTED_LINES_MAX:]
+
     def _mark_done(self, line: int) -> None:
-        byte, bit = line >> 3, 1 << (line & 7)
-        if byte >= len(self._done):
-            self._done.extend(bytes(max(1024, byte + 1 - len(self._done))))
-        if self._done[byte] & bit:
+        if not self._done.add(line):
             raise AssertionError(f"line {line} has two results")
-        self._done[byte] |= bit
         if self.suspicions:
             self.suspicions.pop(line, None)
 
@@ -120,7 +124,7 @@ class Tally:
 
     def maybe_paid_lines(self) -> tuple[int, ...]:
         """The first `LISTED_LINES_MAX` lines of which an answer was lost on the way."""
-        return tuple(sorted(self._maybe_paid)[:LISTED_LINES_MAX])
+        return tuple(self._first_maybe_paid)
 
     def closing(self) -> Closing:
         return Closing(
