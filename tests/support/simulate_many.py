@@ -74,6 +74,7 @@ class Watched:
     names: list[str]  # of its requests, by physical line - 1; empty for a blank line
     texts: dict[str, str]  # what each says, by name
     is_deduped: bool = False  # then several may say the same
+    is_cached: bool = False  # then other batches may say the same
     may_be_cut_short: bool = False  # cancelled, or a short window
     cursor: str | None = None
     seen: list[bytes] = field(default_factory=list)  # result lines, page by page
@@ -88,6 +89,8 @@ class Outcome:
     lines: int = 0
     calls: int = 0
     crashes: int = 0
+    copied: int = 0  # within a batch
+    cached: int = 0  # from an earlier one
     statuses: Counter[str] = field(default_factory=Counter)
 
 
@@ -119,12 +122,15 @@ class History:
     async def run(self) -> Outcome:
         random = self.random
         await self.world.boot()
-        for number in range(random.choice([1, 1, 2, 4])):
-            await self._create(number)
+        for _ in range(random.choice([1, 1, 2, 4])):
+            await self._create()
         for _ in range(random.randrange(7)):
             await asyncio.sleep(random.expovariate(0.4))
             await random.choice(
-                [self._crash, self._crash, self._stop, self._fill_disk, self._cancel, self._page]
+                [
+                    *(self._crash, self._crash, self._stop, self._fill_disk),
+                    *(self._cancel, self._page, self._create, self._create_later),
+                ]
             )()
         for watched in self.batches:
             await self._end(watched)
@@ -161,8 +167,13 @@ class History:
 
     # Events
 
-    async def _create(self, number: int) -> None:
-        random = self.random
+    async def _create_later(self) -> None:
+        """Once some others have ended, whose answers it may take."""
+        await asyncio.sleep(self.random.choice([60, 3_600]))
+        await self._create()
+
+    async def _create(self) -> None:
+        random, number = self.random, len(self.batches)
         names = [f"batch {number} line {n}" for n in range(1, random.choice([2, 20, 90, 300]))]
         for at in random.sample(range(len(names)), len(names) // 10):
             names[at] = ""
@@ -172,18 +183,25 @@ class History:
         is_deduped = random.random() < 0.4
         if is_deduped:
             texts = {name: f"batch {number} says {random.randrange(40)}" for name in texts}
+        is_cached = random.random() < 0.3
+        if is_cached:
+            texts = {name: f"all say {random.randrange(100)}" for name in texts}
         window = random.choice(["24h", "24h", "24h", "1m"])
-        models = random.choice(["m", "n", "mn"])
+        models = "m" if is_cached else random.choice(["m", "n", "mn"])
         request = random.choice([_chat, _chat, _embedding])
         of_text = {text: random.choice(models) for text in texts.values()}
+        options: dict[str, Any] = {"dedupe": is_deduped}
+        if is_cached:
+            options["cache"] = {"max_age_s": 86_400}
         data = "\n".join(
             request(name, texts[name], of_text[texts[name]]) if name else "" for name in names
         )
         endpoint = EMBEDDINGS_URL if request is _embedding else CHAT_URL
         batch = await self.world.create_batch(
-            data.encode(), window, endpoint=endpoint, options={"dedupe": is_deduped}
+            data.encode(), window, endpoint=endpoint, options=options
         )
-        self.batches.append(Watched(batch.id, names, texts, is_deduped, window == "1m"))
+        watched = Watched(batch.id, names, texts, is_deduped, is_cached, window == "1m")
+        self.batches.append(watched)
         self.outcome.lines += len(texts)
 
     async def _crash(self) -> None:
@@ -237,6 +255,8 @@ class History:
         found = []
         for watched in self.batches:
             supervisor = self.world.engine.supervisor(watched.id)
+            if watched.is_cached:
+                continue  # another batch may ask the same
             if supervisor is not None and supervisor.current is not None:
                 is_done = supervisor.current.tally.is_done
                 found += [
@@ -286,24 +306,36 @@ class History:
         results = {_name(line): json.loads(line) for line in output + errors}
         first: dict[str, str] = {}
         copies = 0
+        by_id = {each.id: each for each in self.batches}
         for name in filter(None, watched.names):
             result = results[name]
             leader = results[first.setdefault(watched.texts[name], name)]
             copied_from = result["batchwright"].get("copied_from")
+            cached_from = result["batchwright"].get("cached_from")
+            if cached_from is not None:
+                source = by_id[cached_from["batch"]]
+                assert watched.is_cached and source.is_cached  # noqa: PT018
+                assert source.texts[source.names[cached_from["line"] - 1]] == watched.texts[name]
+                self.outcome.cached += 1
+                copies += 1
+                continue
             if copied_from is None:
                 # Only what ends a leader without a word of its own ends a follower so, too.
                 was_sent = not watched.is_deduped or result is leader
                 assert was_sent or (_is_cut_short(result) and _is_cut_short(leader))
                 continue
+            self.outcome.copied += 1
             copies += 1
             assert watched.names[copied_from["line"] - 1] == leader["custom_id"]
             assert "copied_from" not in leader["batchwright"]
             assert all(result[part] == leader[part] for part in ("response", "error"))
         assert batch.closing.savings.requests == copies
-        return sum(b'"copied_from"' not in line for line in output)
+        return sum(b'"copied_from"' not in line and b'"cached_from"' not in line for line in output)
 
     def _check_listed(self, watched: Watched, batch: Batch) -> None:
         """Whatever may have been paid twice is listed, but for what a power cut made unknown."""
+        if watched.is_cached:
+            return  # what it asked was paid for by others as well
         listed = batch.closing.possibly_paid_twice_lines
         unlisted = [
             number
@@ -379,7 +411,8 @@ def main() -> None:
     print(f"{len(done)} histories held, {len(failed)} did not {failed[:20]} in {elapsed_s:.1f} s")
     print(
         f"{sum(one.lines for one in done)} requests, {sum(one.calls for one in done)} calls, "
-        f"{sum(one.crashes for one in done)} crashes, batches: {dict(statuses)}"
+        f"{sum(one.copied for one in done)} copies, {sum(one.cached for one in done)} from "
+        f"earlier batches, {sum(one.crashes for one in done)} crashes, batches: {dict(statuses)}"
     )
     raise SystemExit(1 if failed else 0)
 

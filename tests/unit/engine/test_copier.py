@@ -13,7 +13,6 @@ import pytest
 from batchwright.domain.batch import Batch, Savings, Status
 from batchwright.domain.errors import Conflict
 from batchwright.domain.usage import Usage
-from batchwright.engine.copies import SLICE_BYTES, Copy, slices
 from batchwright.engine.packing import EMBEDDINGS_URL
 from batchwright.providers.base import Answer, Call
 from simulation import (
@@ -336,11 +335,3 @@ def test_packed_requests_are_deduped_before_they_share_a_call() -> None:
         assert batch.closing.usage.input_tokens == 500
 
     simulate(packed())
-
-
-def test_large_answers_are_copied_a_few_at_a_time() -> None:
-    large: Any = None
-    copies = [Copy(large, "output", line, b"", SLICE_BYTES // 3) for line in range(7)]
-    assert [len(part) for part in slices(copies)] == [4, 3]
-    copies = [Copy(large, "output", line, b"", 9 * SLICE_BYTES) for line in range(2)]
-    assert [len(part) for part in slices(copies)] == [1, 1]
