@@ -9,13 +9,9 @@ call gives each input the vector that it would have got by itself.
 
 from __future__ import annotations
 
-import math
-import sys
-from array import array
-from base64 import b64encode
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from hashlib import sha256, shake_256
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -34,6 +30,7 @@ from batchwright.sandbox.bodies import (
     prompts_of,
     reader,
 )
+from batchwright.sandbox.embeddings import vector_base64, vector_json
 from batchwright.sandbox.texts import answer_text, chat_schema, json_text, response_schema
 from batchwright.sandbox.tokens import (
     MESSAGE_TOKENS,
@@ -353,13 +350,11 @@ def _embedding(raw: bytes, digest: bytes) -> Composed:
     counts = [input_tokens(item) for item in inputs]
     check_embedding(body, counts)
     size = body.dimensions or (3072 if body.model.endswith("3-large") else 1536)
-    data = []
-    for index, item in enumerate(inputs):
-        vector = _vector(body.model, item, size)
-        value: str | list[float] = vector.tolist()
-        if body.encoding_format == "base64":
-            value = b64encode(_little_endian(vector)).decode()
-        data.append({"object": "embedding", "index": index, "embedding": value})
+    make = vector_base64 if body.encoding_format == "base64" else vector_json
+    data = [
+        {"object": "embedding", "index": index, "embedding": make(body.model, item, size)}
+        for index, item in enumerate(inputs)
+    ]
     tokens = sum(counts)
     payload = {
         "object": "list",
@@ -369,22 +364,6 @@ def _embedding(raw: bytes, digest: bytes) -> Composed:
         "system_fingerprint": FINGERPRINT,
     }
     return Composed(200, payload, body.model, tokens, tokens)
-
-
-def _vector(model: str, item: str | list[int], size: int) -> array[float]:
-    """A vector of unit length, in single precision, made from one input alone."""
-    noise = array("h", shake_256(encode([model, size, item])).digest(size * 2))
-    if sys.byteorder == "big":
-        noise.byteswap()
-    length = math.sqrt(sum(x * x for x in noise)) or 1.0
-    return array("f", [x / length for x in noise])
-
-
-def _little_endian(vector: array[float]) -> bytes:
-    if sys.byteorder == "big":
-        vector = vector[:]
-        vector.byteswap()
-    return vector.tobytes()
 
 
 def _moderation(raw: bytes, digest: bytes) -> Composed:

@@ -126,12 +126,24 @@ def test_an_embedding_is_of_unit_length_and_independent_of_its_neighbours() -> N
     assert math.isclose(sum(x * x for x in alone), 1, rel_tol=1e-5)
 
 
-def test_base64_embeddings_are_the_same_little_endian_floats() -> None:
-    body = {"model": "e", "input": [1, 2, 3], "dimensions": 4}
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 255, 256, 3072])
+def test_a_vector_of_any_size_is_of_unit_length_and_the_same_in_base64(size: int) -> None:
+    body = {"model": "e", "input": [1, 2, 3], "dimensions": size}
     floats = ask("/v1/embeddings", body)[1]["data"][0]["embedding"]
     packed = ask("/v1/embeddings", {**body, "encoding_format": "base64"})[1]["data"][0]
 
-    assert list(struct.unpack("<4f", base64.b64decode(packed["embedding"]))) == floats
+    assert len(floats) == size
+    assert math.isclose(sum(x * x for x in floats), 1, rel_tol=1e-5)
+    assert list(struct.unpack(f"<{size}f", base64.b64decode(packed["embedding"]))) == floats
+
+
+def test_texts_have_vectors_of_their_own_as_far_from_each_other_as_chance_has_it() -> None:
+    body = {"model": "e", "input": [f"text {n}" for n in range(200)], "dimensions": 64}
+    vectors = [row["embedding"] for row in ask("/v1/embeddings", body)[1]["data"]]
+    others = [sum(a * b for a, b in zip(vectors[0], other, strict=True)) for other in vectors[1:]]
+
+    assert len(dict.fromkeys(map(tuple, vectors))) == 200
+    assert max(map(abs, others)) < 0.6
 
 
 @pytest.mark.parametrize(
