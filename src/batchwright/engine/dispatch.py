@@ -30,6 +30,7 @@ from batchwright.domain.usage import Usage
 from batchwright.engine.account import MAYBE_PAID
 from batchwright.engine.answer_cache import AnswerCache
 from batchwright.engine.budget import Budget
+from batchwright.engine.concurrency import START
 from batchwright.engine.copier import Copier
 from batchwright.engine.copies import CopyWriter
 from batchwright.engine.estimate import Estimator, estimate, for_batch, learn
@@ -192,15 +193,11 @@ class BatchRun:
         )
 
     def _lead(self) -> int:
-        """How many requests go out while the answer to one is awaited, and some more.
-
-        None of a batch of several models: where lanes have scans of their own, these must read in
-        one and the same order.
-        """
-        model = self._batch.model
-        if model is None or self._router.explain(model, with_nearest=False) is not None:
-            return 0
-        return LEAD * self._router.find(model).lane.allowed_in_flight
+        """How many requests go out while the answer to one is awaited, and some more."""
+        lanes, model = list(self._flows), self._batch.model
+        if not lanes and model and self._router.explain(model, with_nearest=False) is None:
+            lanes = [self._router.find(model).lane]
+        return LEAD * max([lane.allowed_in_flight for lane in lanes], default=START)
 
     # What others ask
 

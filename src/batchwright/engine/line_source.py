@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
@@ -19,10 +18,15 @@ TAKEN_AT_ONCE = 256  # lines
 
 
 class LineSource(Protocol):
-    """The lines of one input file, as often as they are asked for, in the same order each time."""
+    """The lines of one input file, a piece at a time."""
 
-    def lines(self, start: Line | None) -> AsyncIterator[Iterator[Line]]:
-        """All of them, or those from `start` on; done ones may be left out."""
+    def lines(self) -> AsyncIterator[Iterator[Line]]:
+        """All of them; done ones may be left out."""
+        ...
+
+    def rest(self, piece: Iterator[Line], line: Line) -> AsyncIterator[Iterator[Line]]:
+        """Those from `line` on, which has just come from `piece`: what will come there, comes here
+        too. Takes note at once."""
         ...
 
 
@@ -33,9 +37,13 @@ class InputSource:
         self._extents = extents
         self._blobs = blobs
 
-    def lines(self, start: Line | None) -> AsyncIterator[Iterator[Line]]:
-        """A piece of the file at a time. See `input_lines`."""
-        return input_lines(self._blobs, self._extents, start)
+    def lines(self) -> AsyncIterator[Iterator[Line]]:
+        """See `input_lines`."""
+        return input_lines(self._blobs, self._extents)
+
+    def rest(self, piece: Iterator[Line], line: Line) -> AsyncIterator[Iterator[Line]]:
+        """See `input_lines`."""
+        return input_lines(self._blobs, self._extents, line)
 
 
 class PrefixSource:
@@ -54,42 +62,65 @@ class PrefixSource:
         is_done: Callable[[int], bool] | None,
         lead: Callable[[], int],
     ) -> None:
-        """`lead` says how many lines ahead the first of a group is to go out just now. Where it
-        is always 0, each call of `lines` gives the same order."""
-        self._endpoint = endpoint
+        """`lead` says how many lines ahead the first of a group is to go out just now."""
         self._extents = extents
         self._blobs = blobs
         self._is_done = is_done
         self._lead = lead
-        self._index: _Index | None = None
+        self._index = _Index(endpoint)
 
-    async def lines(self, start: Line | None) -> AsyncIterator[Iterator[Line]]:
+    async def lines(self) -> AsyncIterator[Iterator[Line]]:
         """As many at a time as are read at once."""
-        offload, index = self._blobs.offload, self._index
-        if index is None:
-            index = self._index = await self._read_index()
-        walk = await offload(partial(index.walk, start, self._is_done))
-        if walk is None:
-            async for lines in input_lines(self._blobs, self._extents, start):
-                yield lines
-            return
-        while taken := await offload(partial(index.take, walk, self._lead())):
-            yield iter(await self._read(index, taken))
+        await self._read_index()
+        walk = self._index.walk(self._is_done)
+        pieces = input_lines(self._blobs, self._extents) if walk is None else self._walk(walk)
+        async for piece in pieces:
+            yield piece
 
-    async def _read_index(self) -> _Index:
-        index = _Index(self._endpoint)
+    def rest(self, piece: Iterator[Line], line: Line) -> AsyncIterator[Iterator[Line]]:
+        """The rest of the piece, and what the walk that it is from goes on with."""
+        if isinstance(piece, _Piece):
+            return self._walk(piece.walk.copy(), piece.from_last())
+        return input_lines(self._blobs, self._extents, line)
+
+    async def _walk(self, walk: Walk, first: Sequence[Line] = ()) -> AsyncIterator[Iterator[Line]]:
+        if first:
+            yield _Piece(first, walk)
+        take = partial(self._index.take, walk)
+        while taken := await self._blobs.offload(partial(take, self._lead())):
+            yield _Piece(await self._read(taken), walk)
+
+    async def _read_index(self) -> None:
         async for lines in input_lines(self._blobs, self._extents):
-            await self._blobs.offload(partial(index.add, lines))
-        await self._blobs.offload(index.arrange)
-        return index
+            await self._blobs.offload(partial(self._index.add, lines))
+        await self._blobs.offload(self._index.arrange)
 
-    async def _read(self, index: _Index, taken: Sequence[int]) -> list[Line]:
+    async def _read(self, taken: Sequence[int]) -> list[Line]:
         """The lines of these indices, in their order."""
-        in_file = sorted(taken)
+        index, in_file = self._index, sorted(taken)
         ranges = [(index.offsets[each], index.lengths[each]) for each in in_file]
         contents = await read_extent_ranges(self._blobs, self._extents, ranges)
         found = dict(zip(in_file, contents, strict=True))
         return [Line(index.numbers[each], index.offsets[each], found[each]) for each in taken]
+
+
+class _Piece(Iterator[Line]):
+    """Some lines, and the walk that goes on behind them."""
+
+    def __init__(self, lines: Sequence[Line], walk: Walk) -> None:
+        self.walk = walk
+        self._lines = lines
+        self._count = 0
+
+    def __next__(self) -> Line:
+        if self._count == len(self._lines):
+            raise StopIteration
+        self._count += 1
+        return self._lines[self._count - 1]
+
+    def from_last(self) -> Sequence[Line]:
+        """The line that came last, and those after it."""
+        return self._lines[self._count - 1 :]
 
 
 class _Index:
@@ -116,17 +147,14 @@ class _Index:
         found = self._prefixes.arrange()
         self._arrangement = None if found.says_nothing else found
 
-    def walk(self, start: Line | None, is_done: Callable[[int], bool] | None) -> Walk | None:
-        """A walk over the undone lines, from a line on; None where it is that of the input."""
+    def walk(self, is_done: Callable[[int], bool] | None) -> Walk | None:
+        """A walk over the undone lines; None where it is that of the input."""
         found, numbers = self._arrangement, self.numbers
         if found is None:
             return None
-        place = 0
-        if start is not None:
-            place = found.order.index(bisect_left(self.offsets, start.offset))
         if is_done is None:
-            return Walk(found, start=place)
-        return Walk(found, start=place, is_done=lambda line: is_done(numbers[line]))
+            return Walk(found)
+        return Walk(found, is_done=lambda line: is_done(numbers[line]))
 
     def take(self, walk: Walk, lead: int) -> list[int]:
         """The next lines: as many as are read at once."""

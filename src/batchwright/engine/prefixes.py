@@ -19,7 +19,6 @@ at most about 60 MB for the prefixes that are told apart.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
@@ -166,46 +165,51 @@ class Walk(Iterator[int]):
     """
 
     def __init__(
-        self,
-        arrangement: Arrangement,
-        *,
-        start: int = 0,
-        is_done: Callable[[int], bool] = lambda _: False,
+        self, arrangement: Arrangement, *, is_done: Callable[[int], bool] = lambda _: False
     ) -> None:
-        """From the place `start` in the order on, without the lines that are done."""
+        """Lines that are done are left out; they may become so on the way."""
         self.lead = 0  # how far ahead a forerunner goes out; may be set at any time
         self._arrangement = arrangement
         self._is_done = is_done
-        self._at = start
-        self._ahead: dict[int, None] = {}  # went out, and whose place is still to come
-        self._lines = self._walk()
+        self._at = 0  # the place that is next
+        self._next_head = 0
+        self._until = 0  # up to this place groups have sent their forerunners
+        self._ahead: dict[int, None] = {}  # went out, and their places are still to come
+
+    def copy(self) -> Walk:
+        """Another walk, which goes on from here as this one does."""
+        other = Walk(self._arrangement, is_done=self._is_done)
+        other.lead, other._until = self.lead, self._until
+        other._at, other._next_head = self._at, self._next_head
+        other._ahead = dict(self._ahead)
+        return other
 
     def __next__(self) -> int:
-        return next(self._lines)
-
-    def _walk(self) -> Iterator[int]:
         order, heads, _ = self._arrangement
-        is_done, ahead = self._is_done, self._ahead
-        next_head = bisect_left(heads, self._at)
-        while self._at < len(order):
+        while True:
+            if self._next_head < len(heads) and heads[self._next_head] < self._until:
+                self._next_head += 1
+                if (line := self._forerunner(self._next_head - 1)) is not None:
+                    return line
+                continue
+            if self._at == len(order):
+                raise StopIteration
             line = order[self._at]
             self._at += 1
-            if line in ahead:
-                del ahead[line]
-            elif not is_done(line):
-                yield line
-            while next_head < len(heads) and heads[next_head] < self._at + self.lead:
-                yield from self._forerunner(next_head)
-                next_head += 1
+            self._until = self._at + self.lead
+            if line in self._ahead:
+                del self._ahead[line]
+            elif not self._is_done(line):
+                return line
 
-    def _forerunner(self, head: int) -> Iterator[int]:
+    def _forerunner(self, head: int) -> int | None:
         """The first of a group that is not done."""
         order, heads, ends = self._arrangement
         if heads[head] <= self._at:  # its turn has come
-            return
+            return None
         for place in range(heads[head], ends[head]):
             line = order[place]
             if line not in self._ahead and not self._is_done(line):
                 self._ahead[line] = None
-                yield line
-                return
+                return line
+        return None

@@ -13,7 +13,7 @@ A model keeps its route as long as the reader lives, so that a line belongs to o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from enum import Enum, auto
 from typing import Protocol
 
@@ -83,7 +83,7 @@ class Reader:
         self._room = asyncio.Event()
 
     def start(self) -> None:
-        self._start_scan(None, None)
+        self._start_scan(self._source.lines(), None)
 
     def stop(self) -> None:
         """Read nothing more. Safe twice."""
@@ -94,8 +94,8 @@ class Reader:
         """A lane runs low, or something else has become free: offer again."""
         self._room.set()
 
-    def _start_scan(self, start: Line | None, share: _Share | None) -> None:
-        task = asyncio.get_running_loop().create_task(self._scan(start, share))
+    def _start_scan(self, pieces: AsyncIterator[Iterator[Line]], share: _Share | None) -> None:
+        task = asyncio.get_running_loop().create_task(self._scan(pieces, share))
         self._scans[task] = None
         task.add_done_callback(self._on_scanned)
 
@@ -110,15 +110,15 @@ class Reader:
             self.has_ended = True
             self._on_end(None)
 
-    async def _scan(self, start: Line | None, share: _Share | None) -> None:
-        """Read from a line on: what is in `share`, or all that nobody else reads."""
+    async def _scan(self, pieces: AsyncIterator[Iterator[Line]], share: _Share | None) -> None:
+        """Read lines: what is in `share`, or all that nobody else reads."""
         is_done = self._is_done
-        async for lines in self._source.lines(start):
-            for line in lines:
+        async for piece in pieces:
+            for line in piece:
                 if is_done is not None and is_done(line.number):
                     continue
                 if not self._pass(line, share):
-                    await self._pass_late(line, share)
+                    await self._pass_late(line, share, piece)
 
     def _pass(self, line: Line, share: _Share | None) -> bool:
         """Deal with a line without waiting; False, and nothing done, if that cannot be."""
@@ -132,14 +132,17 @@ class Reader:
         of_line = _UNROUTED if route is None else route.lane
         return of_line not in self._left if share is None else of_line is share
 
-    async def _pass_late(self, line: Line, share: _Share | None) -> None:
-        """Leave behind, or wait for, a request that has no route or whose lane is full."""
+    async def _pass_late(self, line: Line, share: _Share | None, piece: Iterator[Line]) -> None:
+        """Leave behind, or wait for, a request that has no route or whose lane is full.
+
+        `piece` is what the line comes from.
+        """
         request = read_request(line, self._endpoint)
         route = self._route(request.model)
         if self._has_shares and share is None and (route or self._router.unheard):
             share = _UNROUTED if route is None else route.lane
             self._left[share] = None
-            self._start_scan(line, share)
+            self._start_scan(self._source.rest(piece, line), share)
             return
         route = route or await self._late_route(request)
         while route is not None and not self._sink.offer(request, route):

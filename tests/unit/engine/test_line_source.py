@@ -54,8 +54,20 @@ def by_prefix(
     )
 
 
-async def read(source: LineSource, start: Line | None = None) -> list[Line]:
-    return [line async for lines in source.lines(start) for line in lines]
+async def read(source: LineSource) -> list[Line]:
+    return [line async for piece in source.lines() for line in piece]
+
+
+async def read_rest(source: LineSource, number: int) -> tuple[list[Line], list[Line]]:
+    """All lines, and the rest from the `number`-th on, as another scan gets them."""
+    whole, rest = list[Line](), None
+    async for piece in source.lines():
+        for line in piece:
+            if len(whole) == number:
+                rest = source.rest(piece, line)
+            whole.append(line)
+    assert rest is not None
+    return whole, [line async for piece in rest for line in piece]
 
 
 def prompt_of(line: Line) -> str:
@@ -78,12 +90,13 @@ async def test_lines_with_a_common_prompt_come_together_as_they_stand(cuts: list
     assert [line.number for line in found[:7]] == [1, 7, 13, 19, 25, 31, 37]
 
 
-async def test_from_a_line_on_it_is_the_rest_of_the_same_order() -> None:
+@pytest.mark.parametrize("lead", [0, 3, 100])
+async def test_from_a_line_on_it_is_the_rest_in_the_same_order(lead: int) -> None:
     blobs = MemoryBlobs()
-    source = by_prefix(blobs, await stored(blobs, b"\n".join(shuffled(3, 20))))
-    found = await read(source)
-    for at in (0, 1, 9, 19):
-        assert await read(source, found[at]) == found[at:]
+    extents = await stored(blobs, b"\n".join(shuffled(30, 1_000)))
+    for number in (0, 1, 255, 256, 700, 999):
+        whole, rest = await read_rest(by_prefix(blobs, extents, lead=lead), number)
+        assert rest == whole[number:]
 
 
 async def test_forerunners_come_ahead_and_done_lines_do_not_come() -> None:
@@ -97,9 +110,9 @@ async def test_a_file_without_common_prompts_is_read_from_its_beginning_to_its_e
     blobs = MemoryBlobs()
     extents = await stored(blobs, b"\n".join(shuffled(20, 20)))
     source = by_prefix(blobs, extents, lead=5)
-    found = await read(source)
+    found, rest = await read_rest(source, 7)
     assert found == await read(InputSource(extents=extents, blobs=blobs))
-    assert await read(source, found[7]) == found[7:]
+    assert rest == found[7:]
 
 
 async def test_a_line_that_cannot_be_read_comes_where_it_stands() -> None:
@@ -118,7 +131,7 @@ def test_what_is_read_at_once_is_bounded_by_lines_and_by_bytes() -> None:
         sizes = []
         for data in (many, large):
             source = by_prefix(blobs, await stored(blobs, data))
-            sizes.append([len(list(lines)) async for lines in source.lines(None)])
+            sizes.append([len(list(piece)) async for piece in source.lines()])
             await blobs.delete("part0")
         return sizes[0], sizes[1]
 
@@ -138,7 +151,7 @@ def test_the_whole_file_is_read_in_slices_and_the_rest_off_the_loop() -> None:
 
     reads, offloads = simulate(counted())
     assert reads == 4  # one for each 256 lines
-    assert offloads == 4 + 1 + 1 + 1 + 4 + 1  # slices, the last line, the order, a walk, and takes
+    assert offloads == 4 + 1 + 1 + 4 + 1  # slices, the last line, the order, and takes
 
 
 class Counting(MemoryBlobs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,8 +103,8 @@ def test_what_is_kept_of_single_prefixes_and_of_groups_is_bounded() -> None:
 # Going through it, with forerunners
 
 
-def walked(found: Arrangement, lead: int, done: Sequence[int] = (), start: int = 0) -> list[int]:
-    walk = Walk(found, start=start, is_done=lambda line: line in done)
+def walked(found: Arrangement, lead: int, done: Sequence[int] = ()) -> list[int]:
+    walk = Walk(found, is_done=lambda line: line in done)
     walk.lead = lead
     return list(walk)
 
@@ -121,11 +121,27 @@ def test_without_a_lead_a_walk_is_the_order(words: list[str]) -> None:
     assert walked(found, 0) == list(found.order)
 
 
-@given(WORDS, st.data())
-def test_a_walk_from_a_place_gives_what_follows(words: list[str], data: st.DataObject) -> None:
-    found = arranged(words)
-    start = data.draw(st.integers(0, len(words)))
-    assert walked(found, 0, start=start) == list(found.order)[start:]
+@given(WORDS, st.integers(0, 80), st.integers(0, 60))
+def test_a_copy_goes_on_as_the_walk_does(words: list[str], lead: int, count: int) -> None:
+    walk = Walk(arranged(words))
+    walk.lead = lead
+    before = list(islice(walk, count))
+    copied = list(walk.copy())
+    assert copied == list(walk)
+    assert sorted(before + copied) == list(range(len(words)))
+
+
+@given(WORDS, st.integers(0, 80), st.data())
+def test_lines_that_are_done_on_the_way_change_nothing_for_those_to_come(
+    words: list[str], lead: int, data: st.DataObject
+) -> None:
+    done: dict[int, None] = {}
+    walk = Walk(arranged(words), is_done=done.__contains__)
+    walk.lead = lead
+    before = list(islice(walk, data.draw(st.integers(0, 60))))
+    if before:
+        done.update(dict.fromkeys(data.draw(st.lists(st.sampled_from(before)))))
+    assert sorted([*before, *walk]) == list(range(len(words)))
 
 
 def test_the_first_of_each_group_goes_out_ahead_of_the_others() -> None:
@@ -150,4 +166,4 @@ def test_the_lead_may_change_on_the_way() -> None:
     walk = Walk(arranged(words))
     first = [next(walk), next(walk)]
     walk.lead = 10
-    assert [*first, *walk] == [0, 1, 3, 5, 2, 4, 6]
+    assert [*first, *walk] == [0, 1, 2, 5, 3, 4, 6]

@@ -72,13 +72,17 @@ def test_a_lane_that_stands_still_holds_up_no_other(order: str, is_hung: bool) -
     simulate(held_up())
 
 
-def test_by_prefix_too_a_lane_that_stands_still_holds_up_no_other() -> None:
+@pytest.mark.parametrize("is_hung", [True, False], ids=["hung", "refusing"])
+@pytest.mark.parametrize("order", ["first", "mixed"])
+def test_by_prefix_too_a_lane_that_stands_still_holds_up_no_other(
+    order: str, is_hung: bool
+) -> None:
     async def held_up() -> None:
         world = WideWorld(9, settings=EngineSettings(reserve_bytes=0, max_attempts=50))
-        world.network = network = OneBadLane(world.random, is_hung=True)
+        world.network = network = OneBadLane(world.random, is_hung=is_hung)
         world.side_limits = LaneLimits(max_concurrency=100)
         engine = await world.boot()
-        data = orders()["mixed"].replace(b"request 1", b"long prompt".ljust(1500) + b"request 1")
+        data = prompted(orders()[order], prompts=70)
         batch = await world.create_batch(data, options={"order": "prefix"})
         await asyncio.sleep(100)
         assert len(network.ledger) == 2_000
@@ -90,6 +94,15 @@ def test_by_prefix_too_a_lane_that_stands_still_holds_up_no_other() -> None:
         assert len(network.ledger) == 4_000
 
     simulate(held_up())
+
+
+def prompted(data: bytes, prompts: int) -> bytes:
+    """Each line begins with one of so many long prompts, by its number."""
+    lines = []
+    for number, line in enumerate(data.splitlines(True)):
+        prompt = f"prompt {number // 3 % prompts} ".ljust(1_500, ".").encode()
+        lines.append(line.replace(b"request", prompt + b"request"))
+    return b"".join(lines)
 
 
 def test_a_provider_that_is_not_heard_yet_holds_up_no_other() -> None:
