@@ -267,9 +267,12 @@ def sizes(text: str) -> list[int]:
     return [int(size) for size in text.split(",")]
 
 
+VERDICTS = ("MISSED", "met")
+
+
 def verdict(is_held: bool) -> str:
     """What stands beside a target."""
-    return "met" if is_held else "MISSED"
+    return VERDICTS[is_held]
 
 
 def at_least(values: Sequence[float], target: float, unit: str = "") -> tuple[str, str]:

@@ -26,11 +26,11 @@ SAMPLES_MIN = 20  # of a round; fewer say nothing
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="50 MB, one round")
+    parser.add_argument("--quick", action="store_true", help="100 MB, one round")
     parser.add_argument("--mb", type=int, help="else 200")
     parser.add_argument("--rounds", type=int, help="else 3")
     arguments = parser.parse_args()
-    size_mb = arguments.mb or (50 if arguments.quick else 200)
+    size_mb = arguments.mb or (100 if arguments.quick else 200)
     rounds = arguments.rounds or (1 if arguments.quick else 3)
     measure.show_machine()
     os.sched_setaffinity(0, {measure.SANDBOX_CPU})  # the clients
