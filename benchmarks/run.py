@@ -52,7 +52,7 @@ ALL = (
     ("waiting.py",),
     ("validation.py", "--mb", "20"),
     ("finalizing.py",),
-    ("memory.py",),
+    ("memory.py", "--sizes", "10000,100000,1000000,10000000"),
     ("restart.py",),
 )
 
