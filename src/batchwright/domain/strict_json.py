@@ -102,9 +102,8 @@ def doubtful_lines(chunk: bytes) -> Container[int]:
         except UnicodeDecodeError:
             return range(chunk.count(b"\n"))
     skeletons = chunk.translate(_SKELETON, _NOT_IN_SKELETONS)
-    opened = skeletons.translate(None, b"0e]").split(b"\n")
     doubtful = frozenset((0,))
-    if max(map(len, opened)) > DEPTH_MAX:
+    if _MANY_OPENED in skeletons.translate(None, b"0e]"):  # in one line
         lines = enumerate(skeletons.split(b"\n"))
         doubtful |= {number for number, line in lines if _may_be_deep(line)}
     if _may_be_out_of_range(skeletons):
@@ -226,6 +225,7 @@ _SHORT_BYTES = 2 * 2**10
 _SKELETON = bytes.maketrans(b"0123456789E{}", b"0000000000e[]")
 _NOT_IN_SKELETON = bytes(set(range(256)) - set(b"0123456789eE[]{}"))
 _NOT_IN_SKELETONS = _NOT_IN_SKELETON.replace(b"\n", b"")  # of many lines, one a line
+_MANY_OPENED = b"[" * (DEPTH_MAX + 1)
 
 
 def _check_skeleton(text: bytes) -> None:

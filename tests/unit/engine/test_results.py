@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 
 import pytest
 
@@ -180,3 +181,16 @@ def test_the_index_finds_the_result_of_each_line_over_all_epochs() -> None:
             assert text.endswith(b"}\n")
 
     simulate(indexed())
+
+
+async def test_the_index_takes_four_bytes_a_line() -> None:
+    lines = 1_000_000
+    blobs = World(1).blobs
+    tracemalloc.start()
+    index = await ResultIndex.build([], blobs, lines)
+    size_bytes, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert await index.places(1, 3) == []
+    assert size_bytes < 4.1 * lines
+    assert peak_bytes < 4.1 * lines
