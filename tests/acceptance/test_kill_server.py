@@ -36,15 +36,21 @@ class Outcome:
     wrong: int  # answers that are not the ones to their requests
     repeats_per_kill: list[int]  # calls after each kill that had been made before
     unlisted: int  # repeated lines that the batch does not list
+    calls: int
     status: str
     counts: tuple[int, int, int]
 
 
-def run_and_kill(folder: Path, *, requests: int, kills: int, seed: int) -> Outcome:
-    """One batch against the sandbox, its server killed so often at random moments."""
+def run_and_kill(
+    folder: Path, *, requests: int, kills: int, seed: int, distinct: int | None = None
+) -> Outcome:
+    """One batch against the sandbox, its server killed so often at random moments.
+
+    With `distinct` so many of its bodies differ, and it is deduped.
+    """
     randomness = random.Random(seed)
     ledger = folder / "ledger.jsonl"
-    bodies = [_body(i) for i in range(requests)]
+    bodies = [_body(i % (distinct or requests)) for i in range(requests)]
     with SandboxProcess("--latency", "50-150ms", ledger_path=ledger) as sandbox:
         server = ServerProcess(folder / "data", config=_config(sandbox.base_url))
         with server:
@@ -55,9 +61,10 @@ def run_and_kill(folder: Path, *, requests: int, kills: int, seed: int) -> Outco
                 input_file_id=file.id,
                 endpoint="/v1/chat/completions",
                 completion_window="24h",
+                extra_body={"batchwright": {"dedupe": distinct is not None}},
             ).id
             marks = []
-            span_s = requests / CONCURRENCY * 0.1 / (kills + 1)
+            span_s = (distinct or requests) / CONCURRENCY * 0.1 / (kills + 1)
             for _ in range(kills):
                 time.sleep(span_s * randomness.uniform(0.2, 1.5))
                 server.kill()
@@ -83,7 +90,9 @@ def _judge(
     listed: set[int],
     batch: Batch,
 ) -> Outcome:
-    line_of = {hashlib.sha256(body).hexdigest(): i + 1 for i, body in enumerate(bodies)}
+    line_of: dict[str, int] = {}
+    for i, body in enumerate(bodies):
+        line_of.setdefault(hashlib.sha256(body).hexdigest(), i + 1)
     answers: Counter[str] = Counter()
     wrong = 0
     for raw in results.splitlines():
@@ -105,6 +114,7 @@ def _judge(
         wrong=wrong,
         repeats_per_kill=repeats,
         unlisted=len(unlisted),
+        calls=len(calls),
         status=batch.status,
         counts=(counts.total, counts.completed, counts.failed),
     )
@@ -153,6 +163,19 @@ def test_a_server_killed_in_the_middle_loses_nothing_and_lists_what_it_repeats(
     assert outcome.wrong == 0
     assert max(outcome.repeats_per_kill) <= SLOTS
     assert outcome.unlisted == 0
+
+
+def test_a_server_killed_in_the_middle_of_a_deduped_batch_sends_each_body_once_but_for_these(
+    tmp_path: Path,
+) -> None:
+    outcome = run_and_kill(tmp_path, requests=12_000, distinct=2_000, kills=3, seed=2)
+    assert outcome.status == "completed"
+    assert outcome.counts == (12_000, 12_000, 0)
+    assert outcome.answers == Counter({f"r-{i}": 1 for i in range(12_000)})
+    assert outcome.wrong == 0
+    assert max(outcome.repeats_per_kill) <= SLOTS
+    assert outcome.unlisted == 0
+    assert outcome.calls == 2_000 + sum(outcome.repeats_per_kill)
 
 
 def main() -> None:
