@@ -22,7 +22,8 @@ from batchwright.sandbox.limiter import Bucket
 from batchwright.sandbox.limiter import Limiter as Upstream
 
 WALL_S = 1_750_000_000.0  # Unix time at the start
-SEND_S = 0.0002  # what the client needs to send one call
+SEND_S = 0.0001  # what the client needs to send one call
+REFUSAL_S = 0.05  # a refusal needs no model, only the way there and back
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class Simulation:
         self.tally.refused.append(now - self.start_s)
         if self.has_retry_after and refusal.retry_after_s is not None:
             headers["retry-after-ms"] = str(int(refusal.retry_after_s * 1000) + 1)
-        return Reply(reserved, size, 429, headers), latency_s / 2
+        return Reply(reserved, size, 429, headers), min(latency_s, REFUSAL_S)
 
     def _take(
         self,

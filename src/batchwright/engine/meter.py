@@ -14,6 +14,7 @@ ours weighs there is learned from how fast `remaining` falls.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -28,8 +29,10 @@ SURPLUS = 4.0  # how much faster than the limit a well-filled stock may be used
 STOCK_S = 5.0  # `remaining` says something where it has been that much of the rate
 STALE_S = 2.0  # headers are taken for at most that old
 SAMPLE_S = 1.0  # between two looks at how `remaining` falls
+SAMPLES_MAX = 64  # a minute of them
 WEIGHT_MAX = 100.0
 KEPT_WEIGHT = 1.3  # a provider that counts so much more than is used keeps reservations
+SCARCE = 0.004  # share of the most ever left, below which it slows down
 TURN_S = 2.0  # between two looks at where the window ends
 SLOTS_PER_SPAN = 96
 
@@ -55,7 +58,9 @@ class Meter:
     fixed_votes: int = 0
     bucket_votes: int = 0
     may_surplus: bool = True
-    sampled: tuple[float, float, float] | None = None  # at, sent until then, remaining
+    samples: deque[tuple[float, float, float]] = field(  # at, sent until then, remaining
+        default_factory=lambda: deque(maxlen=SAMPLES_MAX)
+    )
     used: deque[list[float]] = field(default_factory=deque)  # allowances: [slot, amount]
     left: float | None = None  # allowances: told by headers
     left_until: float = 0.0
@@ -173,7 +178,7 @@ def refuse(meter: Meter) -> None:
 def _teach(meter: Meter, limit: float, now: float) -> None:
     if meter.taught is not None:
         meter.remaining_max = 0.0
-        meter.sampled = None
+        meter.samples.clear()
         meter.pace = 1.0
     elif meter.declared is None:
         meter.bucket.at = now
@@ -214,27 +219,39 @@ def _vote_bucket(meter: Meter, is_bucket: bool) -> None:
 
 
 def _weigh(meter: Meter, remaining: float, sent: float, sent_at: float) -> None:
-    """What a token of ours weighs, from how much `remaining` fell while we sent so much."""
-    if meter.sampled is None:
-        meter.sampled = (sent_at, sent, remaining)
+    """What a token of ours weighs, from how much was taken there while we sent so much."""
+    samples = meter.samples
+    if samples and sent_at - samples[-1][0] < (SAMPLE_S if meter.is_weighed else SAMPLE_S / 4):
         return
-    then, sent_then, remaining_then = meter.sampled
-    if sent_at - then < (SAMPLE_S if meter.is_weighed else SAMPLE_S / 4):
+    samples.append((sent_at, sent, remaining))
+    if len(samples) < 2:
         return
-    meter.sampled = (sent_at, sent, remaining)
+    then, sent_then, remaining_then = samples[-2]
     fell = remaining_then - remaining
     if _refills_evenly(meter):
         if remaining > 0.97 * meter.remaining_max:
             return  # full: it is unknown how much would have come back
         fell += (sent_at - then) * (meter.taught or 0.0) / meter.span_s
     elif not _refills_at_once(meter, sent_at):
-        return
+        sent_then = _sent_until(meter, sent_at - meter.span_s)
+        fell = (meter.limit or 0.0) - remaining  # a sliding window holds what its span took
     ours = sent - sent_then
     if ours <= 0 or fell <= 0.05 * ours:
         return
     weight = min(max(fell / ours, 1 / WEIGHT_MAX), WEIGHT_MAX)
     meter.weight += (0.4 if meter.is_weighed else 1.0) * (weight - meter.weight)
     meter.is_weighed = True
+
+
+def _sent_until(meter: Meter, at: float) -> float:
+    """What had been sent up to a time in the past; infinite where that is not known."""
+    samples = meter.samples
+    while len(samples) > 2 and samples[1][0] <= at:
+        samples.popleft()
+    (before, sent_before, _), (after, sent_after, _) = samples[0], samples[1]
+    if not before <= at <= after or after <= before:
+        return math.inf
+    return sent_before + (sent_after - sent_before) * (at - before) / (after - before)
 
 
 def _refills_evenly(meter: Meter) -> bool:
@@ -262,7 +279,7 @@ def _follow(
     else:
         grant = remaining - unseen + rate * age_s
         is_rich = _refills_evenly(meter) and grant > 0.5 * meter.remaining_max
-        slowed = min(max(grant / min(0.01 * meter.remaining_max, rate), 0.05), 1.0)
+        slowed = min(max(grant / min(SCARCE * meter.remaining_max, rate), 0.05), 1.0)
         meter.pace_until = now + max(2 * age_s, 1.0)
         meter.pace = most if is_rich else slowed
     _set_pace(meter, now)
