@@ -143,6 +143,8 @@ async def _read_request(reader: asyncio.StreamReader) -> Received:
     first, *lines = head.rstrip("\r\n").split("\r\n")
     method, path, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    if path == "/early":
+        return Received(method, path, headers, b"")
     body = await reader.readexactly(int(headers.get("content-length", "0")))
     return Received(method, path, headers, body)
 
@@ -177,6 +179,11 @@ async def infinite(server: FaultServer, connection: Connection, request: Receive
     while True:
         await connection.send(block)
         server.sent_chunks += 1
+
+
+async def late_and_infinite(server: FaultServer, connection: Connection, request: Received) -> None:
+    await server.release.wait()
+    await infinite(server, connection, request)
 
 
 async def bomb(server: FaultServer, connection: Connection, request: Received) -> None:
@@ -304,7 +311,24 @@ async def trailed(server: FaultServer, connection: Connection, request: Received
     await connection.send(head + b"5\r\nfirst\r\n0\r\nx-sum: 1\r\n\r\n")
 
 
+async def early(server: FaultServer, connection: Connection, request: Received) -> None:
+    """An answer before the body of the request was read, which it never is."""
+    head = b"HTTP/1.1 413 Content Too Large\r\n"
+    await connection.send(answer(b'{"error":{}}', head=head))
+    await server.release.wait()
+
+
+async def cut_off(server: FaultServer, connection: Connection, request: Received) -> None:
+    """Its side is closed half-way, and nothing more is read."""
+    await connection.send(JSON_HEAD + b"content-length: 100\r\n\r\nhalf")
+    connection.writer.write_eof()
+    await server.release.wait()
+
+
 BEHAVIOURS: dict[str, Behaviour] = {
+    "/early": early,
+    "/cut-off": cut_off,
+    "/late-and-infinite": late_and_infinite,
     "/greeted": greeted,
     "/until-closed": until_closed,
     "/not-kept": not_kept,

@@ -10,6 +10,7 @@ Rules of this module, learned from pyreqwest 0.15:
   cancelled `send` raises `CancelledError` when the call has really ended, and its slot is free.
 - Nothing but the timeout or an answer ends a call, not even closing the client while the body
   is being read. So `close` lets go of the calls that are held only because they were cancelled.
+- Closing the client leaves its idle connections open; they go with its last reference.
 - A connection whose call was cut short is never used again (the client closes it).
 - `max_connections` is not used: cancelled calls leak its permits. The limiter bounds the calls.
 - Its `read_timeout` also runs while the first byte is awaited, and its `timeout` alone does not
@@ -26,7 +27,7 @@ import asyncio
 import re
 import sys
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -82,7 +83,7 @@ class HttpTransport:
         proxy: str | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
-        self._client = _build_client(ca_file, proxy, connect_timeout_s)
+        self._client: Client | None = _build_client(ca_file, proxy, connect_timeout_s)
         self._closed = False
         self._large = LargeAnswers()
         self._held: dict[asyncio.Task[Any], None] = {}  # cancelled, but not yet ended
@@ -92,10 +93,7 @@ class HttpTransport:
     async def send(self, call: Call) -> Answer:
         """Make one call and read its whole answer. See `Transport.send`."""
         request = self._request(call, None)
-        try:
-            response = await _held(request.__aenter__(), self)
-        except PyreqwestError as error:
-            raise _translated(error) from error
+        response = await self._answer(request)
         try:
             body = await self._read(response, call)
             if len(body) > call.answer_bytes_max:
@@ -129,10 +127,7 @@ class HttpTransport:
         returns when the next bytes arrive or at the call's timeout.
         """
         request = self._request(call, 1)
-        try:
-            response = await _held(request.__aenter__(), self)
-        except PyreqwestError as error:
-            raise _translated(error) from error
+        response = await self._answer(request)
         try:
             yield HttpStreamedAnswer(response, call.answer_bytes_max)
         finally:
@@ -141,9 +136,23 @@ class HttpTransport:
     async def close(self) -> None:
         """Close every connection; calls under way end as `Ambiguous`. Safe twice."""
         self._closed = True
-        await self._client.close()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+            del client  # the last reference: idle connections end with it
         for task in [*self._held]:
             task.cancel()
+
+    async def _answer(self, request: StreamRequest) -> Response:
+        """The answer, of which the body is still to come."""
+        try:
+            return await _held(request.__aenter__(), self)
+        except PyreqwestError as error:
+            raise _translated(error) from error
+        except asyncio.CancelledError:
+            with suppress(RuntimeError):  # raised if there is nothing to leave
+                await self._leave(request)  # it may have been answered meanwhile
+            raise
 
     async def _leave(self, request: StreamRequest) -> None:
         # It waits for a read that is under way, and closing the client does not end that.
@@ -151,7 +160,7 @@ class HttpTransport:
             await _held(request.__aexit__(None, None, None), self)
 
     def _request(self, call: Call, buffer_bytes: int | None) -> StreamRequest:
-        if self._closed:
+        if self._client is None:
             raise NotSent("the transport is closed")
         try:
             builder = self._client.request(call.method, _parsed(call.url))

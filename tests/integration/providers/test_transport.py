@@ -243,6 +243,20 @@ async def test_a_call_cancelled_while_its_body_arrives_holds_too(
         await sending
 
 
+async def test_a_call_that_is_answered_after_it_was_cancelled_leaves_no_connection(
+    server: FaultServer, transport: AnyTransport
+) -> None:
+    sending = asyncio.create_task(transport.send(call(server.url + "/late-and-infinite")))
+    await server.until(lambda s: len(s.requests) == 1)
+
+    sending.cancel()
+    server.release.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    await server.until(lambda s: s.open_connections == 0)
+
+
 @pytest.mark.parametrize("path", ["/hang", "/gate", "/drip"])
 async def test_over_plain_http_a_cancelled_call_has_ended_at_once_and_its_connection_with_it(
     path: str, server: FaultServer, http1: Http1Transport
@@ -601,6 +615,17 @@ async def test_closing_is_safe_twice_and_sends_nothing_more(
     with pytest.raises(NotSent):
         await transport.send(call(server.url + "/echo"))
     assert server.requests == []
+
+
+async def test_closing_closes_the_connections_that_are_idle(
+    server: FaultServer, kind: type[AnyTransport]
+) -> None:
+    transport = kind()
+    await asyncio.gather(*(transport.send(call(server.url + "/echo")) for _ in range(5)))
+
+    await transport.close()
+
+    await server.until(lambda s: s.open_connections == 0)
 
 
 async def test_closing_ends_calls_that_wait_for_their_answer(
