@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from batchwright.domain.errors import Ambiguous, AnswerTooLarge, ConfigError, NotSent
 from batchwright.providers.base import Call
-from batchwright.providers.http1 import Http1Transport
+from batchwright.providers.http1 import Http1Transport, connecting, connection
+from batchwright.providers.http1 import transport as http1_transport
+from batchwright.providers.http1.deadlines import Deadlines
 from batchwright.providers.transport import HttpTransport
 from fault_server import FaultServer, serve_faults
 
@@ -208,6 +213,67 @@ async def test_a_call_ends_at_its_timeout_and_its_connection_with_it(
     await server.until(lambda s: s.open_connections == 0)
 
 
+async def test_the_time_for_connecting_is_part_of_the_time_for_the_call(
+    server: FaultServer, http1: Http1Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = asyncio.get_running_loop()
+    waits: list[float] = []
+    monkeypatch.setattr(http1_transport, "connect", slow_connect(clock, 3.0))
+    monkeypatch.setattr(Deadlines, "__init__", noting(waits, Deadlines.__init__))
+
+    await http1.send(call(server.url + "/echo", timeout_s=30))
+    await http1.send(call(server.url + "/echo", timeout_s=30))
+
+    assert waits == [27.0, 30]
+
+
+def slow_connect(clock: Any, by_s: float) -> Any:
+    """`connect`, after which so much time has passed."""
+    connect, time = http1_transport.connect, clock.time
+
+    async def connect_late(*args: Any) -> Any:
+        connection = await connect(*args)
+        clock.time = lambda: time() + by_s
+        return connection
+
+    return connect_late
+
+
+def noting(waits: list[float], init: Any) -> Any:
+    def noted(self: Deadlines, timeout_s: float) -> None:
+        waits.append(timeout_s)
+        init(self, timeout_s)
+
+    return noted
+
+
+async def test_a_call_that_waits_for_room_ends_at_its_timeout(
+    server: FaultServer, http1: Http1Transport
+) -> None:
+    room = CountedRoom()
+    large = call(server.url + "/echo", b"x" * (MIB + 1), bytes_max=3 * MIB, timeout_s=0.5)
+    large.room = room
+
+    with pytest.raises(Ambiguous, match="no complete answer within the timeout"):
+        await http1.send(large)
+
+    assert room.asked == [3 * MIB]
+    assert room.given_back == []
+    await server.until(lambda s: s.open_connections == 0)
+
+
+async def test_a_connection_that_was_idle_for_too_long_is_not_used_again(
+    server: FaultServer, http1: Http1Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "IDLE_TIMEOUT_S", 0.0)
+    await http1.send(call(server.url + "/echo"))
+
+    await http1.send(call(server.url + "/echo"))
+
+    assert server.connections == 2
+    await server.until(lambda s: s.open_connections == 1)
+
+
 # --- cancelling
 
 
@@ -332,6 +398,65 @@ async def test_bytes_that_nobody_asked_for_do_not_answer_the_next_call(
     assert second.body == b'{"whose":"mine"}'
 
 
+STRESS_PATHS = {
+    **dict.fromkeys(["/echo", "/gzipped", "/not-kept", "/until-closed", "/late"], True),
+    **dict.fromkeys(["/hang", "/drip", "/reset-at-once", "/close-in-body", "/cut-off"], False),
+    **dict.fromkeys(["/no-last-chunk", "/many-headers", "/infinite", "/unsolicited"], False),
+}
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_after_thousands_of_calls_that_ended_in_every_way_nothing_is_left_and_none_was_mixed_up(
+    kind: type[AnyTransport], loop: Any
+) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(_stress(kind))
+
+
+async def _stress(kind: type[AnyTransport]) -> None:
+    dice = random.Random(11)
+    slots = asyncio.Semaphore(40)
+    wrong: list[object] = []
+    paths = [*STRESS_PATHS, *["/echo"] * len(STRESS_PATHS)]
+
+    async def one(number: int, path: str, timeout_s: float) -> None:
+        body = b'{"number":%d}' % number
+        async with slots:
+            try:
+                given = await transport.send(call(server.url + path, body, timeout_s=timeout_s))
+            except (NotSent, Ambiguous, AnswerTooLarge):
+                return
+            is_answer = STRESS_PATHS[path] and given.body == body
+            if not is_answer and given.body != b'{"whose":"first"}':
+                wrong.append((path, body, given.body))
+
+    async with serve_faults() as server:
+        before = asyncio.all_tasks()
+        transport = kind()
+        sending: list[asyncio.Task[None]] = []
+        for number in range(2000):
+            timeout_s = dice.choice([0.02, 0.05, 0.2])
+            sending.append(asyncio.create_task(one(number, dice.choice(paths), timeout_s)))
+            if dice.random() < 0.2:
+                dice.choice(sending[-60:]).cancel()
+            if dice.random() < 0.5:
+                await asyncio.sleep(0)
+            if number % 100 == 99:
+                await asyncio.wait(sending[:-50])
+        outcomes = await asyncio.gather(*sending, return_exceptions=True)
+
+        assert wrong == []
+        assert {type(each) for each in outcomes} == {type(None), asyncio.CancelledError}
+        assert slots._value == 40
+        if isinstance(transport, Http1Transport):
+            idle = sum(len(each) for each in transport._idle.values())
+            assert not any(each.is_used for each in transport._deadlines.values())
+            await server.until(lambda s: s.open_connections <= idle)
+        await transport.close()
+        await server.until(lambda s: s.open_connections == 0)
+        assert asyncio.all_tasks() == before
+
+
 # --- size
 
 
@@ -404,6 +529,33 @@ async def test_a_large_answer_that_breaks_off_gives_its_room_back(
     assert room.asked == room.given_back == [3 * MIB]
 
 
+async def test_a_large_answer_whose_call_is_cancelled_while_it_waits_leaves_no_connection(
+    server: FaultServer, http1: Http1Transport
+) -> None:
+    room = CountedRoom()
+    large = call(server.url + "/echo", b"x" * (MIB + 1), bytes_max=3 * MIB)
+    large.room = room
+    sending = asyncio.create_task(http1.send(large))
+    await room.is_asked.wait()
+
+    sending.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    assert room.given_back == []
+    await server.until(lambda s: s.open_connections == 0)
+
+
+async def test_an_answer_that_comes_before_the_body_was_sent_is_taken_and_the_connection_is_not(
+    server: FaultServer, http1: Http1Transport
+) -> None:
+    answer = await http1.send(call(server.url + "/early", bytes(16 * MIB)))
+
+    assert answer.status == 413
+    server.release.set()
+    await server.until(lambda s: s.open_connections == 0)
+
+
 # --- what went wrong
 
 
@@ -414,6 +566,7 @@ async def test_a_large_answer_that_breaks_off_gives_its_room_back(
         "/reset-at-once",
         "/close-in-headers",
         "/close-in-body",
+        "/cut-off",
         "/no-last-chunk",
         "/cut-gzip",
         "/not-http",
@@ -438,7 +591,16 @@ async def test_a_switch_of_protocols_that_nobody_asked_for_is_no_answer(
         await http1.send(call(server.url + "/switched"))
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://no-such-host.invalid/", "nonsense"])
+NOWHERE = [
+    "http://127.0.0.1:1/",
+    "http://no-such-host.invalid/",
+    "http://two..dots/",
+    "http://%s/" % ("long" * 16),
+    "nonsense",
+]
+
+
+@pytest.mark.parametrize("url", NOWHERE)
 async def test_a_call_that_found_no_server_was_not_sent(url: str, transport: AnyTransport) -> None:
     with pytest.raises(NotSent):
         await transport.send(call(url))
@@ -470,6 +632,52 @@ async def test_a_connect_timeout_was_not_sent(kind: type[AnyTransport]) -> None:
         for filler in fillers:
             filler.close()
     await transport.close()
+
+
+async def test_a_dead_address_before_the_right_one_does_not_take_the_time_of_a_call(
+    server: FaultServer, http1: Http1Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, port = asyncio.get_running_loop(), int(server.url.rpartition(":")[2])
+    with socket.socket() as full:
+        full.bind(("127.0.0.2", port))
+        full.listen(0)
+        fillers = [_connecting(("127.0.0.2", port)) for _ in range(4)]
+        kinds = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        found = [(*kinds, (host, port)) for host in ("127.0.0.3", "127.0.0.2", "127.0.0.1")]
+
+        async def getaddrinfo(*_: Any, **__: Any) -> Any:
+            return found
+
+        monkeypatch.setattr(connecting, "NEXT_ADDRESS_S", 0.2)
+        monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+        answer = await http1.send(call(f"http://a-name:{port}/echo", timeout_s=5))
+
+        assert answer.status == 200
+        for filler in fillers:
+            filler.close()
+
+
+async def test_what_the_system_says_of_a_failed_connect_is_told_and_no_address(
+    http1: Http1Transport,
+) -> None:
+    with pytest.raises(NotSent, match=r"^cannot connect: Connection refused$"):
+        await http1.send(call("http://127.0.0.1:1/"))
+
+
+async def test_without_a_file_descriptor_left_nothing_was_sent_and_later_calls_go_on(
+    server: FaultServer, http1: Http1Transport
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(NotSent, match="Too many open files"):
+            await http1.send(call(server.url + "/echo"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(lowest)
+
+    assert (await http1.send(call(server.url + "/echo"))).status == 200
 
 
 def _connecting(address: tuple[str, int]) -> socket.socket:
@@ -655,3 +863,36 @@ async def test_closing_lets_go_of_cancelled_calls(
 
     with pytest.raises(asyncio.CancelledError):
         await sending
+
+
+async def test_closing_ends_a_call_that_is_still_connecting() -> None:
+    transport = Http1Transport(connect_timeout_s=30)
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        fillers = [_connecting(address) for _ in range(4)]
+        sending = asyncio.create_task(transport.send(call(f"http://127.0.0.1:{address[1]}/")))
+        while not transport._waits:
+            await asyncio.sleep(0)
+
+        await transport.close()
+
+        with pytest.raises(NotSent):
+            await sending
+        for filler in fillers:
+            filler.close()
+
+
+async def test_closing_ends_a_call_that_waits_for_room(server: FaultServer) -> None:
+    transport, room = Http1Transport(), CountedRoom()
+    large = call(server.url + "/echo", b"x" * (MIB + 1), bytes_max=3 * MIB)
+    large.room = room
+    sending = asyncio.create_task(transport.send(large))
+    await room.is_asked.wait()
+
+    await transport.close()
+
+    with pytest.raises(Ambiguous):
+        await sending
+    await server.until(lambda s: s.open_connections == 0)

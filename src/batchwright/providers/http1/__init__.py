@@ -14,8 +14,23 @@ Rules of this module:
 - Until a connection is there, a call was not sent. From then on it may have been.
 - A cancelled call has ended as soon as its connection is closed, which is at once.
 - What has the same timeout runs out in the order in which it was sent: one timer for all of it.
-- The answer is decoded up to a cap on the *decoded* bytes, so a gzip bomb stops there. Its head
-  may have 64 KiB and 100 headers.
+  Connecting, and waiting for room, are part of the time of a call.
+- The answer is decoded up to a cap on the *decoded* bytes, so a gzip bomb stops there. It may have
+  100 headers, and 64 KiB that bring nothing of its body: heads, trailers, extensions of chunks.
+  (What arrives in one piece with a bit of the body is not counted; the event loop reads at most
+  256 KiB at a time.)
+
+Where a rare case would need much, it is left out:
+
+- Nothing is sent again here, not even when a server closes an idle connection at the moment of a
+  call (RFC 9112, section 9.5): it cannot be told from one that has taken the call and died. So an
+  idle connection is used for 1.5 s only, and a call that meets its end counts as perhaps paid.
+- What a server sends without being asked is told from an answer if it comes before the next
+  request is written. Later it cannot be told, by any client: HTTP/1.1 has no ids.
+- A host's addresses are tried in turn, not in a race (RFC 8305): the upstream is at hand.
+- A body has one member of gzip, as servers send it. Each further one would cost a copy of all that
+  is left, and a body can have thousands in a piece.
+- `HEAD`, upgrades, folded headers, and line ends without a carriage return are refused.
 """
 
 from __future__ import annotations

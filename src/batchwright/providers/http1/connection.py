@@ -6,7 +6,6 @@ import asyncio
 import socket
 import sys
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,15 +15,21 @@ from batchwright.domain.errors import Ambiguous, AnswerTooLarge, NotSent, Transp
 from batchwright.providers.base import LARGE_ANSWER_BYTES, Answer
 from batchwright.providers.transport import WRITE_STALL_S
 
-HEAD_BYTES_MAX = 64 * 2**10
+# Shorter than servers at hand keep an idle connection: gunicorn 2 s; uvicorn (so vLLM), Node.js
+# and llama.cpp 5 s. One that is closed while a call is on its way costs a call that may have been
+# paid for; a new connection costs a tenth of a millisecond.
+IDLE_TIMEOUT_S = 1.5
+OVERHEAD_BYTES_MAX = 64 * 2**10  # of an answer: what arrives without any of its body
 HEADERS_MAX = 100
 
 _FINAL_STATUS = 200
 _ENCODING = b"content-encoding"
 _ENCODING_LENGTH = len(_ENCODING)
+_GZIPS = (b"gzip", b"x-gzip")  # two names of one thing (RFC 9110, section 8.4.1.3)
 _GZIP_WBITS = 16 + zlib.MAX_WBITS
 _BROKEN = "the connection broke: {}"
 _EARLY = "the server closed it before the answer was whole"
+_NOT_HTTP = "the answer is not HTTP/1.1"
 
 
 class Connection(asyncio.Protocol):
@@ -32,41 +37,41 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answered",
+        "_body",
         "_bytes_max",
-        "_chunks",
         "_failure",
         "_gzip",
-        "_head_bytes",
+        "_has_body",
         "_headers",
+        "_idle_until",
         "_is_in_head",
         "_is_kept",
         "_is_spoiled",
         "_is_whole",
         "_loop",
         "_on_end",
+        "_overhead_bytes",
         "_parser",
         "_size_bytes",
         "_status",
         "_taken_max",
         "_transport",
         "_waiting",
-        "idle_since",
     )
 
     def __init__(self, on_end: Callable[[Connection], None]) -> None:
         """`on_end` is called when it is not to be used again; perhaps twice."""
-        self.idle_since = 0.0  # on the clock of the event loop
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._parser = HttpResponseParser(self)
         self._transport: asyncio.Transport
         # Its result is None in place of a large answer, which goes on after `go_on`.
         self._answered: asyncio.Future[Answer | None] | None = None
-        self._waiting: deque[bytes] | None = None  # what has come while there is no room for it
+        self._waiting: bytearray | None = None  # what has come while there is no room for it
         self._failure: TransportError | None = None
         self._is_spoiled = False  # not to be used again
         self._is_in_head = True
-        self._is_whole = self._is_kept = False
+        self._has_body = self._is_whole = self._is_kept = False
 
     # The call
 
@@ -75,15 +80,16 @@ class Connection(asyncio.Protocol):
         if self._is_spoiled:
             raise NotSent("cannot connect: the server closed the connection at once")
         self._headers: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
+        self._overhead_bytes = 0
         self._is_in_head = True
         self._status = 0
-        self._chunks: list[bytes] = []
-        self._size_bytes = 0  # of them, decoded
+        # Pieces are not kept as they come: many of them, of a byte or two, would fill the memory.
+        self._body: bytes | bytearray = b""
+        self._size_bytes = 0  # of it, decoded
         self._bytes_max = bytes_max
         self._taken_max = min(bytes_max, LARGE_ANSWER_BYTES)  # for more there must be room
         self._gzip: zlib._Decompress | None = None
-        self._is_whole = self._is_kept = False
+        self._has_body = self._is_whole = self._is_kept = False
         answered = self._answered = self._loop.create_future()
         self._transport.writelines((head, body))
         return answered
@@ -91,10 +97,13 @@ class Connection(asyncio.Protocol):
     def go_on(self) -> asyncio.Future[Answer | None]:
         """There is room for a large answer: receive the rest."""
         answered = self._answered = self._loop.create_future()
+        if self._failure is not None:
+            self._settle(self._failure)
+            return answered
         self._taken_max = self._bytes_max
         waiting, self._waiting = self._waiting, None
-        for data in waiting or ():
-            self._take(data)
+        if waiting:
+            self._take(bytes(waiting))
         if self._is_whole:
             self._end()
         elif self._is_spoiled:
@@ -110,12 +119,17 @@ class Connection(asyncio.Protocol):
         if not self._is_kept or self._transport.get_write_buffer_size():
             self.close()
             return False
-        self.idle_since = self._loop.time()
+        self._idle_until = self._loop.time() + IDLE_TIMEOUT_S
         return True
+
+    def is_fresh(self) -> bool:
+        """Whether an idle connection is to be used: the server has hardly closed it yet."""
+        return self._loop.time() < self._idle_until and not self._transport.is_closing()
 
     def fail(self, error: TransportError) -> None:
         """End the call, if there is one, and the connection."""
-        self._failure = error
+        self._failure = self._failure or error
+        self._body = b""
         self._settle(error)
         self.close()
 
@@ -136,22 +150,25 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         """The answer is whole."""
-        if self._gzip is not None and not self._gzip.eof:
+        gzip, body = self._gzip, self._body
+        if gzip is not None and not gzip.eof and self._has_body:
             self.fail(Ambiguous("the answer ends within its gzip"))
             return
-        chunks = self._chunks
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._settle(Answer(self._status, AnswerHeaders(self._headers), body))
+        self._gzip, self._body = None, b""  # an idle connection holds no answer
+        whole = body if isinstance(body, bytes) else bytes(body)
+        self._settle(Answer(self._status, AnswerHeaders(self._headers), whole))
 
     def _take(self, data: bytes) -> None:
         """Take in a piece of the body as it was sent."""
         if self._waiting is not None:
-            self._waiting.append(data)
+            self._waiting += data
             return
+        self._has_body = True
         rest = b""
+        room_bytes = self._taken_max - self._size_bytes + 1  # never 0: to zlib it has no limit
         if self._gzip is not None:
             try:
-                data = self._gzip.decompress(data, self._taken_max - self._size_bytes + 1)
+                data = self._gzip.decompress(data, room_bytes)
             except zlib.error:
                 self.fail(Ambiguous("the answer is not the gzip that it says it is"))
                 return
@@ -159,7 +176,14 @@ class Connection(asyncio.Protocol):
                 self.fail(Ambiguous("the answer goes on behind the end of its gzip"))
                 return
             rest = self._gzip.unconsumed_tail
-        self._chunks.append(data)
+        elif len(data) > room_bytes:
+            data, rest = data[:room_bytes], data[room_bytes:]
+        if not self._body:
+            self._body = data
+        elif isinstance(self._body, bytearray):
+            self._body += data
+        else:
+            self._body = bytearray(self._body) + data
         self._size_bytes += len(data)
         if self._size_bytes > self._taken_max:
             self._pass_taken_max(rest)
@@ -168,7 +192,7 @@ class Connection(asyncio.Protocol):
         if self._taken_max == self._bytes_max:
             self.fail(AnswerTooLarge(f"the answer is larger than {self._bytes_max} bytes"))
             return
-        self._waiting = deque((rest,) if rest else ())
+        self._waiting = bytearray(rest)
         self._transport.pause_reading()
         self._settle(None)
 
@@ -185,20 +209,30 @@ class Connection(asyncio.Protocol):
         if self._answered is None and self._waiting is None:
             self.close()  # nobody has asked
             return
+        size_bytes = self._size_bytes
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
-            self.fail(Ambiguous("the answer is not HTTP/1.1"))
+            self.fail(Ambiguous(_NOT_HTTP))
             return
-        if self._is_in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self.fail(Ambiguous("the head of the answer is larger than 64 KiB"))
+        if self._size_bytes == size_bytes and not self._is_whole:
+            self._overhead_bytes += len(data)
+            if self._overhead_bytes > OVERHEAD_BYTES_MAX:
+                self.fail(Ambiguous("64 KiB of the answer came without any of its body"))
+
+    def eof_received(self) -> None:
+        # The loop would first send what is left of the request, to a server that may not read it.
+        self._on_last_byte(None)
+        self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._on_last_byte(error)
         self._is_spoiled = True
         self._on_end(self)
-        if self._answered is None and self._waiting is None:
+        del self._parser  # it holds this connection: without it both are gone at once
+
+    def _on_last_byte(self, error: Exception | None) -> None:
+        if self._is_whole or (self._answered is None and self._waiting is None):
             return
         if error is None and self._ends_with_connection():
             self._is_whole = True
@@ -219,7 +253,8 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
+        if self._is_in_head:  # not of a trailer, nor of a second answer
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._is_whole:
@@ -228,18 +263,24 @@ class Connection(asyncio.Protocol):
         self._status = self._parser.get_status_code()
         if len(self._headers) > HEADERS_MAX:
             self.fail(Ambiguous(f"the answer has more than {HEADERS_MAX} headers"))
+        if self._status < _FINAL_STATUS:
+            return
         for name, value in self._headers:
             if len(name) == _ENCODING_LENGTH and name.lower() == _ENCODING:
-                if value.lower() == b"gzip":
+                if value.strip().lower() in _GZIPS:
                     self._gzip = zlib.decompressobj(_GZIP_WBITS)
                 return
 
     def on_body(self, data: bytes) -> None:
-        if self._answered is not None or self._waiting is not None:
+        if not self._is_whole and (self._answered is not None or self._waiting is not None):
             self._take(data)
 
     def on_message_complete(self) -> None:
+        if self._is_whole:
+            return
         if self._status < _FINAL_STATUS:  # `100 Continue` and its like: the answer is still to come
+            if self._has_body:  # they have no body (RFC 9110, section 15.2)
+                self.fail(Ambiguous(_NOT_HTTP))
             self._headers.clear()
             self._is_in_head = True
             return
@@ -269,7 +310,7 @@ class AnswerHeaders(Mapping[str, str]):
         wanted = name.encode()
         for given, value in self._raw:
             if given.lower() == wanted:
-                return value.decode() if value.isascii() else default
+                return value.decode().strip() if value.isascii() else default
         return default
 
     def __iter__(self) -> Iterator[str]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from batchwright.domain.errors import Ambiguous, NotSent
 from batchwright.providers.base import Answer, Call, StreamedAnswer
-from batchwright.providers.http1.connection import Connection
-from batchwright.providers.http1.deadlines import Deadlines
+from batchwright.providers.http1.connecting import connect
+from batchwright.providers.http1.connection import IDLE_TIMEOUT_S, Connection
+from batchwright.providers.http1.deadlines import OUT_OF_TIME, Deadlines
 from batchwright.providers.http1.head import Address, Head
 from batchwright.providers.large_answers import LargeAnswers
-from batchwright.providers.transport import CONNECT_TIMEOUT_S, IDLE_TIMEOUT_S, HttpTransport
+from batchwright.providers.transport import CONNECT_TIMEOUT_S, HttpTransport
 
 KNOWN_HEADS_MAX = 64
+
+_CLOSED = "the transport was closed"
 
 
 class Http1Transport:
@@ -31,6 +35,7 @@ class Http1Transport:
         "_large",
         "_streams",
         "_sweeper",
+        "_waits",
     )
 
     def __init__(self, *, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> None:
@@ -42,24 +47,28 @@ class Http1Transport:
         self._idle: dict[Address, dict[Connection, None]] = {}
         self._sweeper: asyncio.TimerHandle | None = None  # while there are idle ones
         self._deadlines: dict[float, Deadlines] = {}  # by timeout
+        self._waits: dict[asyncio.Timeout, None] = {}  # of calls that wait without a connection
         self._streams: HttpTransport | None = None
 
     async def send(self, call: Call) -> Answer:
         """Make one call and read its whole answer. See `Transport.send`."""
-        head = self._head(call)
+        head, timeout_s = self._head(call), call.timeout_s
         connection = self._take_idle(head.address)
         if connection is None:
-            connection = await self._connect(head.address, call.timeout_s)
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            connection = await self._connect(head.address, timeout_s)
+            # In whole seconds, so that calls still share a timer with others.
+            timeout_s -= int(loop.time() - started)
         body = call.body
         try:
             answered = connection.begin(head.of(body), body, call.answer_bytes_max)
-            deadlines = self._deadlines_of(call.timeout_s)
-            deadlines.add(connection)
+            deadlines = self._deadlines_of(timeout_s)
+            deadline = deadlines.add(connection)
             try:
                 answer = await answered
                 if answer is None:
-                    async with self._large.room_for(call):
-                        answer = await connection.go_on()
+                    answer = await self._receive_large(call, connection, deadline)
             finally:
                 deadlines.remove(connection)
         except BaseException:
@@ -67,7 +76,15 @@ class Http1Transport:
             raise
         if connection.is_reusable():
             self._keep(connection, head.address)
-        return answer  # type: ignore[return-value] # a second `None` never comes
+        return answer
+
+    async def _receive_large(self, call: Call, connection: Connection, deadline: float) -> Answer:
+        """The rest of a large answer, once there is room for it."""
+        try:
+            async with self._wait_until(deadline), self._large.room_for(call):
+                return await connection.go_on()  # type: ignore[return-value] # no second `None`
+        except TimeoutError as error:
+            raise Ambiguous(_CLOSED if self._is_closed else OUT_OF_TIME) from error
 
     def stream(self, call: Call) -> AbstractAsyncContextManager[StreamedAnswer]:
         """Make one call and hand out its answer while it arrives. See `Transport.stream`."""
@@ -85,23 +102,23 @@ class Http1Transport:
                 connection.close()
         self._idle.clear()
         for deadlines in self._deadlines.values():
-            deadlines.end_all(Ambiguous("the transport was closed"))
+            deadlines.end_all(Ambiguous(_CLOSED))
+        now = asyncio.get_running_loop().time()
+        for wait in self._waits:
+            if not wait.expired():
+                wait.reschedule(now)
         if self._streams is not None:
             await self._streams.close()
 
     # Connections
 
     async def _connect(self, address: Address, timeout_s: float) -> Connection:
-        loop = asyncio.get_running_loop()
+        deadline = asyncio.get_running_loop().time() + min(self._connect_timeout_s, timeout_s)
         try:
-            async with asyncio.timeout(min(self._connect_timeout_s, timeout_s)):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self._forget), address.host, address.port
-                )
+            async with self._wait_until(deadline):
+                connection = await connect(address, lambda: Connection(self._forget))
         except TimeoutError as error:
             raise NotSent("cannot connect: no answer within the timeout") from error
-        except OSError as error:
-            raise NotSent(f"cannot connect: {error.strerror or type(error).__name__}") from error
         if self._is_closed:
             connection.close()
             raise NotSent("the transport is closed")
@@ -109,7 +126,12 @@ class Http1Transport:
 
     def _take_idle(self, address: Address) -> Connection | None:
         idle = self._idle.get(address)
-        return idle.popitem()[0] if idle else None
+        while idle:
+            connection, _ = idle.popitem()
+            if connection.is_fresh():
+                return connection
+            connection.close()
+        return None
 
     def _keep(self, connection: Connection, address: Address) -> None:
         if self._is_closed:
@@ -128,23 +150,32 @@ class Http1Transport:
         self._sweeper = loop.call_later(IDLE_TIMEOUT_S / 2, self._sweep)
 
     def _sweep(self) -> None:
-        """Close what has been idle for too long: servers close it soon, and a call might be on its
-        way then."""
-        since = asyncio.get_running_loop().time() - IDLE_TIMEOUT_S
+        """Close what has been idle for too long."""
         for idle in self._idle.values():
-            for connection in [each for each in idle if each.idle_since <= since]:
+            for connection in [each for each in idle if not each.is_fresh()]:
                 connection.close()
         self._idle = {address: idle for address, idle in self._idle.items() if idle}
         self._sweeper = None
         if self._idle:
             self._sweep_later()
 
+    @asynccontextmanager
+    async def _wait_until(self, deadline: float) -> AsyncIterator[None]:
+        """Raises `TimeoutError` if that comes first, or the end of the transport."""
+        async with asyncio.timeout_at(deadline) as wait:
+            self._waits[wait] = None
+            try:
+                yield
+            finally:
+                del self._waits[wait]
+
     def _deadlines_of(self, timeout_s: float) -> Deadlines:
         deadlines = self._deadlines.get(timeout_s)
         if deadlines is None:
-            kept = {each.timeout_s: each for each in self._deadlines.values() if each.is_used}
-            deadlines = kept[timeout_s] = Deadlines(timeout_s)
-            self._deadlines = kept
+            for unused in [each for each in self._deadlines.values() if not each.is_used]:
+                unused.stop()
+                del self._deadlines[unused.timeout_s]
+            deadlines = self._deadlines[timeout_s] = Deadlines(timeout_s)
         return deadlines
 
     # The head of a request

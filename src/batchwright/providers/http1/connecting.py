@@ -1,0 +1,57 @@
+"""How a connection to a server comes about."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from batchwright.domain.errors import NotSent
+from batchwright.providers.http1.connection import Connection
+from batchwright.providers.http1.head import Address
+
+NEXT_ADDRESS_S = 1.0  # of several addresses each but the last has so long
+
+
+async def connect(address: Address, made: Callable[[], Connection]) -> Connection:
+    """A new connection to the first address of a host that answers. Raises `NotSent`.
+
+    The addresses are tried one after the other and not in a race (RFC 8305), which uvloop has not:
+    a dead one before the right one costs each new connection a second.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise NotSent(f"cannot connect: {_reason(error)}") from error
+    for family, _, _, _, where in found[:-1]:
+        try:
+            async with asyncio.timeout(NEXT_ADDRESS_S):
+                return await _connect(made, family, where)
+        except OSError:  # a timeout, too
+            continue
+    try:
+        family, _, _, _, where = found[-1]
+        return await _connect(made, family, where)
+    except OSError as error:
+        raise NotSent(f"cannot connect: {_reason(error)}") from error
+
+
+async def _connect(
+    made: Callable[[], Connection], family: int, where: tuple[Any, ...]
+) -> Connection:
+    loop = asyncio.get_running_loop()
+    host, port, *_ = where
+    _, connection = await loop.create_connection(made, host, port, family=family)
+    return connection
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    """What the system says: the text of the event loop has the address in it."""
+    if isinstance(error, UnicodeError):
+        return "not the name of a host"
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or type(error).__name__
+    return os.strerror(error.errno)
