@@ -290,6 +290,17 @@ async def read_whole_block(segment: Segment, blobs: Blobs, offset: int) -> bytes
     return data
 
 
+async def read_whole_few(segment: Segment, blobs: Blobs, offsets: Sequence[int]) -> bytes:
+    """The records at these rising bytes of the account file, one after the other. Raises
+    `Damaged`."""
+    key = SegmentKeys.of(segment.batch_id, segment.epoch).account
+    ranges = [(offset, RECORD_BYTES) for offset in offsets]
+    data = b"".join(await blobs.read_ranges(key, ranges))
+    if not are_whole(data, segment.epoch):
+        raise Damaged(f"{key}: an account record before byte {offsets[-1] + RECORD_BYTES} is bad")
+    return data
+
+
 async def _read_block(blobs: Blobs, key: str, offset: int, end: int) -> bytes:
     length = min(_BLOCK_BYTES, end - offset)
     return b"".join([chunk async for chunk in blobs.read(key, offset, length)])

@@ -6,6 +6,8 @@ import re
 from array import array
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from batchwright.blobs.base import Blobs
@@ -17,6 +19,7 @@ from batchwright.engine.recovery import (
     read_line,
     read_records,
     read_whole_block,
+    read_whole_few,
     read_whole_records,
 )
 
@@ -103,6 +106,10 @@ Place = tuple[str, int, int, int]
 lies."""
 
 
+_LINE_OF = itemgetter(3)
+_FEW_RECORDS = BLOCK_RECORDS // 32
+
+
 def is_error_key(key: str) -> bool:
     """Whether a blob of a journal holds failures."""
     return key.endswith("/error")
@@ -113,7 +120,7 @@ class ResultIndex:
 
     Where a result lies is read from its record, when it is asked for. The records of neighbours
     are near one another, so that a few blocks of the account files, which are kept, do for many
-    lines.
+    lines. Where the requests went out in another order, the records of a window are read alone.
     """
 
     _KEPT_BLOCKS: Final = 4
@@ -148,19 +155,30 @@ class ResultIndex:
     async def places(self, first: int, last: int) -> list[Place]:
         """Where the results of these lines lie, in the order of the lines."""
         found: list[Place] = []
-        block, data = -1, b""
-        for line, number in enumerate(self._numbers[first : last + 1], first):
-            if not number:
-                continue
-            wanted, place = divmod(number - 1, BLOCK_RECORDS)
-            if wanted != block:
-                block, data = wanted, await self._block(wanted)
-                segment, _ = self._blocks[block]
-                keys = SegmentKeys.of(segment.batch_id, segment.epoch)
-            _, flags, offset, length = place_of(data, place)
-            key = keys.output if flags & OUTPUT else keys.error
-            found.append((key, offset, length, line))
+        numbers = enumerate(self._numbers[first : last + 1], first)
+        wanted = sorted([(number - 1, line) for line, number in numbers if number])
+        for block, group in groupby(wanted, key=lambda each: each[0] // BLOCK_RECORDS):
+            segment, _ = self._blocks[block]
+            keys = SegmentKeys.of(segment.batch_id, segment.epoch)
+            records = list(group)
+            data, first_number = await self._records(block, [number for number, _ in records])
+            for place, (number, line) in enumerate(records):
+                at = place if first_number is None else number - first_number
+                _, flags, offset, length = place_of(data, at)
+                key = keys.output if flags & OUTPUT else keys.error
+                found.append((key, offset, length, line))
+        found.sort(key=_LINE_OF)
         return found
+
+    async def _records(self, block: int, numbers: Sequence[int]) -> tuple[bytes, int | None]:
+        """Records of a block: the whole of it, with the number of its first; or these alone, where
+        they are few and it is not at hand."""
+        first_number = block * BLOCK_RECORDS
+        if block in self._kept or len(numbers) > _FEW_RECORDS:
+            return await self._block(block), first_number
+        segment, start = self._blocks[block]
+        offsets = [start + (number - first_number) * RECORD_BYTES for number in numbers]
+        return await read_whole_few(segment, self._blobs, offsets), None
 
     async def _block(self, number: int) -> bytes:
         data = self._kept.pop(number, None)

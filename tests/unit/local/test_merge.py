@@ -5,6 +5,8 @@ import asyncio
 import pytest
 
 from batchwright.blobs.memory import MemoryBlobs
+from batchwright.domain.errors import Damaged
+from batchwright.domain.segment import SegmentKeys
 from batchwright.engine.journal import NO_SUMS, Journal
 from batchwright.engine.recovery import BLOCK_RECORDS
 from batchwright.engine.results import ResultIndex, Settled
@@ -92,10 +94,12 @@ async def test_answers_and_failures_of_many_segments_lie_beside_one_another() ->
     assert window == [Settled(line, kinds[line][0], not kinds[line][1]) for line in wanted]
 
 
+@pytest.mark.parametrize("few_records", [0, BLOCK_RECORDS], ids=["by block", "one by one"])
 async def test_an_order_that_has_nothing_to_do_with_that_of_the_lines_costs_only_time(
-    monkeypatch: pytest.MonkeyPatch,
+    few_records: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ResultIndex, "_KEPT_BLOCKS", 1)
+    monkeypatch.setattr("batchwright.engine.results._FEW_RECORDS", few_records)
     blobs = MemoryBlobs(pause=no_pause)
     lines = 2 * BLOCK_RECORDS
     shuffled = [7919 * number % lines + 1 for number in range(lines)]
@@ -123,3 +127,18 @@ async def test_a_thread_pulls_what_the_loop_reads() -> None:
     found = await asyncio.to_thread(lambda: list(pulled(windows(index, blobs), loop)))
 
     assert [each.line for each in found] == [b"one", b"three"]
+
+
+@pytest.mark.parametrize("few_records", [0, BLOCK_RECORDS], ids=["by block", "one by one"])
+async def test_a_record_that_is_damaged_since_gives_no_result(
+    few_records: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchwright.engine.results._FEW_RECORDS", few_records)
+    blobs = MemoryBlobs(pause=no_pause)
+    segment = await segment_of(blobs, "batch_a", {1: (b"one", True), 2: (b"two", True)})
+    index = await ResultIndex.build([segment], blobs, 2)
+    stored = blobs._files[SegmentKeys.of(segment.batch_id, segment.epoch).account].data
+    stored[-10] ^= 1
+
+    with pytest.raises(Damaged, match="an account record before byte"):
+        await index.places(1, 2)
