@@ -237,7 +237,8 @@ def _windowed_delay_s(learned: Learned, now: float) -> float:
     if now < learned.until:
         return learned.until - now
     if now >= learned.window_at + learned.window_s:
-        _open_window(learned, now)  # nothing was refused in the last one
+        learned.amount = max(learned.amount, learned.used)  # nothing was refused in the last one
+        _open_window(learned, now)
     if learned.used >= learned.amount and learned.grant_left <= 0:
         return _next_trial_s(learned, now)
     return min(wait_s(learned.bucket, 1, now), WAIT_S_MAX)
@@ -554,7 +555,7 @@ def _reopen(learned: Learned, now: float) -> None:
 def _learn_window(learned: Learned, now: float) -> None:
     """From one opening to the next the limit accepted so much, at such a speed."""
     learned.amount = max(learned.accepted - learned.window_accepted - learned.passed, 1)
-    length_s = min(max(now - learned.window_at, SILENCE_S), 24 * WAIT_S_MAX)
+    length_s = min(max(now - learned.window_at, SILENCE_S), WAIT_S_MAX)
     is_first = not learned.window_s
     learned.is_sure |= is_first or abs(length_s - learned.window_s) < 0.05 * length_s
     learned.window_s = length_s
@@ -584,4 +585,5 @@ def _open_window(learned: Learned, now: float) -> None:
     learned.used = 0
     learned.windows += 1
     _pace(learned, min(RAMP * learned.amount / learned.window_s, learned.speed), now)
+    learned.bucket.level = max(learned.bucket.level, 0.0)  # trials are not paid for
     learned.grant = learned.grant_left = learned.grant_answers = 0

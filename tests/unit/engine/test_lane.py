@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from batchwright.domain.limits import Cost
+from batchwright.engine import limiter as limits_of
 from batchwright.engine.engine import hold
 from batchwright.engine.fair_queue import Flow
 from batchwright.engine.lane import (
@@ -93,6 +94,14 @@ def answered(lane: Lane, job: LiveJob, tokens: int = 1) -> None:
     lane.note_answer(job, (), Cost(tokens, 0))
 
 
+def is_held_back(lane: Lane) -> bool:
+    """Whether anything forbids to send the next job now."""
+    job, allowed = lane._queue.peek(), lane.allowed_in_flight
+    if job is None or lane.in_flight >= allowed or lane._slots_taken >= allowed + SPARE_SLOTS:
+        return True
+    return limits_of.delay_s(lane._limiter, job.cost, lane._runtime.monotonic()) > 0
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_with_any_limits_and_latencies_everything_is_sent_within_them(seed: int) -> None:
     async def history() -> None:
@@ -128,6 +137,9 @@ def test_with_any_limits_and_latencies_everything_is_sent_within_them(seed: int)
         async with asyncio.timeout(10_000):
             while work.ended < count:
                 await asyncio.sleep(1)
+                assert is_held_back(lane) or lane._queue.peek() is None, (
+                    "it could send and does not"
+                )
         assert lane.in_flight == 0
         assert lane._slots_taken == 0
         if rate is not None:

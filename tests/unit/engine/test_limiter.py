@@ -259,6 +259,57 @@ def test_many_limits_of_odd_spans_are_not_kept_without_bound() -> None:
     assert len(of.meters) <= account.METERS_MAX
 
 
+@given(
+    st.floats(60, 60_000),
+    st.floats(0, 1),
+    st.lists(st.tuples(st.floats(0, 3), st.integers(1, 20)), min_size=1, max_size=30),
+)
+@settings(max_examples=60)
+def test_a_told_limit_passes_at_most_its_rate_and_a_second_of_it_or_what_remains(
+    per_minute: float, share: float, wishes: list[tuple[float, int]]
+) -> None:
+    of, now, times = limiter(), 0.1, []
+    remaining = share * per_minute
+    seen = minute("requests", per_minute, remaining, (1 - share) * 60)
+    account.observe(of, send(of, 0.0), (seen,), now)
+    for pause_s, calls in wishes:
+        now += pause_s
+        for _ in range(calls):
+            now += account.delay_s(of, COST, now)
+            send(of, now)
+            times.append(now)
+    rate, burst = per_minute / 60, max(1.0, per_minute / 60, remaining)
+    for first, start in enumerate(times):
+        for last in range(first, len(times)):
+            assert last - first + 1 <= rate * (times[last] - start) + burst + 1e-6
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(1, 400)), min_size=1, max_size=12),
+    st.floats(0.001, 30),
+    st.one_of(st.none(), st.floats(0.1, 1e9)),
+)
+@settings(max_examples=100)
+def test_whatever_is_refused_calls_go_on_within_an_hour_and_nothing_spins(
+    answers: list[tuple[bool, int]], latency_s: float, told_s: float | None
+) -> None:
+    of, now = limiter(), 0.0
+    for is_let_in, calls in answers:
+        for _ in range(calls):
+            asked_at, looks = now, 0
+            while (wait := account.delay_s(of, COST, now)) > 0:
+                now += max(wait, 1e-6)
+                looks += 1
+                assert now - asked_at <= 3_600 + 60
+                assert looks <= 30 * (now - asked_at) + 10
+            reserved = send(of, now)
+            now += latency_s
+            if is_let_in:
+                account.on_answer(of, reserved, now)
+            else:
+                account.on_rate_limited(of, reserved, now, told_s)
+
+
 # What holds it back
 
 
