@@ -79,12 +79,12 @@ def test_a_second_batch_shares_the_limit_and_a_pause_leaves_it_alone(
 ) -> None:
     first = submit(ask, tmp_path / "one.jsonl")
     second = submit(ask, tmp_path / "two.jsonl")
-    shared = until(ask, first, lambda ours: (ours["limit"] or {}).get("what") == "fairness")
+    shared = until(ask, first, lambda ours: (ours["limit"] or {}).get("within") == "requests")
     ask("pause", second)
     alone = until(ask, first, lambda ours: (ours["limit"] or {}).get("what") == "requests")
     paused = until(ask, second, lambda ours: ours["limit"] is not None)
 
-    assert shared["limit"]["within"] == "requests"
+    assert shared["limit"]["what"] == "fairness"
     assert (shared["limit"]["share"], shared["limit"]["shared_with"]) == (0.5, 1)
     assert shared["held_back_by"].startswith("shares acme with 1 other batch, 50 % of it; the ")
     assert alone["limit"]["share"] is None

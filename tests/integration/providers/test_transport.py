@@ -517,6 +517,16 @@ async def test_a_large_answer_is_received_when_there_is_room_and_a_small_one_at_
     assert room.asked == room.given_back == [large.answer_bytes_max]
 
 
+async def test_a_call_after_a_large_answer_is_answered(
+    server: FaultServer, transport: AnyTransport
+) -> None:
+    # Its end arrives together with the byte that makes it large.
+    large = call(server.url + "/echo", b"x" * (MIB + 300), bytes_max=3 * MIB)
+    assert len((await transport.send(large)).body) == MIB + 300
+
+    assert (await transport.send(call(server.url + "/echo", b"next", timeout_s=5))).body == b"next"
+
+
 async def test_a_large_answer_that_breaks_off_gives_its_room_back(
     server: FaultServer, transport: AnyTransport
 ) -> None:

@@ -83,6 +83,8 @@ async def test_a_large_answer_waits_for_room_and_so_does_what_is_packed_in_it() 
     whole = await connection.go_on()
     assert whole is not None
     assert whole.body == body
+    assert connection.is_reusable()
+    assert wire.is_reading
 
 
 async def test_a_large_answer_whose_connection_breaks_while_it_waits_is_ambiguous() -> None:

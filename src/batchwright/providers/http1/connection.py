@@ -104,12 +104,12 @@ class Connection(asyncio.Protocol):
         waiting, self._waiting = self._waiting, None
         if waiting:
             self._take(bytes(waiting))
+        if not self._is_spoiled:
+            self._transport.resume_reading()  # also for the call after this one
         if self._is_whole:
             self._end()
         elif self._is_spoiled:
             self.fail(self._failure or Ambiguous(_BROKEN.format(_EARLY)))
-        else:
-            self._transport.resume_reading()
         return answered
 
     def is_reusable(self) -> bool:
