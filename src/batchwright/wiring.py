@@ -200,13 +200,13 @@ def _configured(provider: ProviderConfig, runtime: Runtime) -> Account:
 def _transport(provider: ProviderConfig) -> Transport:
     """The HTTP client of a provider: the quick one where plain HTTP is all that is needed."""
     from batchwright.providers.http1 import Http1Transport
-    from batchwright.providers.transport import HttpTransport
+    from batchwright.providers.reqwest import ReqwestTransport
 
     proxy = None if provider.proxy is None else provider.proxy.value
     try:
         if provider.base_url.lower().startswith("http://") and proxy is None:
             return Http1Transport()
-        return HttpTransport(ca_file=provider.ca_file, proxy=proxy)
+        return ReqwestTransport(ca_file=provider.ca_file, proxy=proxy)
     except ConfigError as error:
         raise ConfigError(f"providers.{provider.name}.{error}", param=error.param) from error
 

@@ -19,6 +19,9 @@ from batchwright.domain.limits import LimitSeen
 # frozen dataclasses.
 
 
+CONNECT_TIMEOUT_S = 10.0  # of every transport
+WRITE_STALL_S = 60.0  # how long what was sent may stay unacknowledged
+
 LARGE_ANSWER_BYTES = 2**20
 """An answer above it is received only as far as there is room for it."""
 

@@ -20,12 +20,12 @@ from batchwright.providers.base import Call
 from batchwright.providers.http1 import Http1Transport, connecting, connection
 from batchwright.providers.http1 import transport as http1_transport
 from batchwright.providers.http1.deadlines import Deadlines
-from batchwright.providers.transport import HttpTransport
+from batchwright.providers.reqwest import ReqwestTransport
 from fault_server import FaultServer, serve_faults
 
 MIB = 1 << 20
 
-AnyTransport = HttpTransport | Http1Transport
+AnyTransport = ReqwestTransport | Http1Transport
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ async def server() -> AsyncIterator[FaultServer]:
         yield running
 
 
-@pytest.fixture(params=[HttpTransport, Http1Transport])
+@pytest.fixture(params=[ReqwestTransport, Http1Transport])
 def kind(request: pytest.FixtureRequest) -> type[AnyTransport]:
     made: type[AnyTransport] = request.param
     return made
@@ -48,8 +48,8 @@ async def transport(kind: type[AnyTransport]) -> AsyncIterator[AnyTransport]:
 
 
 @pytest.fixture
-async def reqwest() -> AsyncIterator[HttpTransport]:
-    opened = HttpTransport(connect_timeout_s=2)
+async def reqwest() -> AsyncIterator[ReqwestTransport]:
+    opened = ReqwestTransport(connect_timeout_s=2)
     yield opened
     await opened.close()
 
@@ -191,7 +191,7 @@ async def test_proxies_of_the_environment_are_ignored(
 
 
 async def test_a_configured_proxy_carries_the_calls(server: FaultServer) -> None:
-    transport = HttpTransport(proxy=server.url)
+    transport = ReqwestTransport(proxy=server.url)
 
     answer = await transport.send(call("http://provider.invalid/echo"))
 
@@ -278,7 +278,7 @@ async def test_a_connection_that_was_idle_for_too_long_is_not_used_again(
 
 
 async def test_a_cancelled_call_holds_until_it_has_really_ended(
-    server: FaultServer, reqwest: HttpTransport
+    server: FaultServer, reqwest: ReqwestTransport
 ) -> None:
     sending = asyncio.create_task(reqwest.send(call(server.url + "/hang")))
     await server.until(lambda s: len(s.requests) == 1)
@@ -295,7 +295,7 @@ async def test_a_cancelled_call_holds_until_it_has_really_ended(
 
 
 async def test_a_call_cancelled_while_its_body_arrives_holds_too(
-    server: FaultServer, reqwest: HttpTransport
+    server: FaultServer, reqwest: ReqwestTransport
 ) -> None:
     sending = asyncio.create_task(reqwest.send(call(server.url + "/gate")))
     await server.until(lambda s: len(s.requests) == 1)
@@ -709,7 +709,7 @@ async def secure(authority: Path) -> AsyncIterator[FaultServer]:
 
 
 async def test_a_certificate_of_an_unknown_authority_ends_a_call_before_it_is_sent(
-    secure: FaultServer, reqwest: HttpTransport
+    secure: FaultServer, reqwest: ReqwestTransport
 ) -> None:
     with pytest.raises(NotSent):
         await reqwest.send(call(secure.url + "/echo"))
@@ -718,7 +718,7 @@ async def test_a_certificate_of_an_unknown_authority_ends_a_call_before_it_is_se
 
 
 async def test_a_ca_file_makes_its_authority_known(authority: Path, secure: FaultServer) -> None:
-    transport = HttpTransport(ca_file=str(authority / "cert.pem"))
+    transport = ReqwestTransport(ca_file=str(authority / "cert.pem"))
 
     answer = await transport.send(call(secure.url + "/echo"))
 
@@ -731,14 +731,14 @@ def test_a_ca_file_that_is_missing_or_holds_no_certificate_is_refused(tmp_path: 
     empty.write_text("no certificate")
 
     with pytest.raises(ConfigError, match="cannot read"):
-        HttpTransport(ca_file=str(tmp_path / "none.pem"))
+        ReqwestTransport(ca_file=str(tmp_path / "none.pem"))
     with pytest.raises(ConfigError, match="expected PEM certificates"):
-        HttpTransport(ca_file=str(empty))
+        ReqwestTransport(ca_file=str(empty))
 
 
 def test_a_proxy_that_is_no_url_is_refused_without_repeating_it() -> None:
     with pytest.raises(ConfigError) as caught:
-        HttpTransport(proxy="http://user:secret@")
+        ReqwestTransport(proxy="http://user:secret@")
 
     assert "secret" not in str(caught.value)
 

@@ -1,10 +1,10 @@
 """HTTP/1.1 without TLS, for upstreams that are at hand: vLLM, Ollama, llama.cpp, a gateway.
 
-`transport` hands each call to a thread of its client and takes it back from there. On one core
+`reqwest` hands each call to a thread of its client and takes it back from there. On one core
 that costs more than the call: 28 µs of processor time where a connection of the event loop itself,
-with the parser of Node.js (llhttp, through `httptools`), takes 12. Calls to a model of one's own
+with the parser of Node.js (llhttp, through `httptools`), takes 10. Calls to a model of one's own
 come in tens of thousands a second, so here it counts. TLS, proxies and answers that are passed on
-while they arrive are left to `transport`.
+while they arrive are left to `reqwest`.
 
 Rules of this module:
 

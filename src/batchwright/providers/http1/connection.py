@@ -12,8 +12,7 @@ from typing import Any
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from batchwright.domain.errors import Ambiguous, AnswerTooLarge, NotSent, TransportError
-from batchwright.providers.base import LARGE_ANSWER_BYTES, Answer
-from batchwright.providers.transport import WRITE_STALL_S
+from batchwright.providers.base import LARGE_ANSWER_BYTES, WRITE_STALL_S, Answer
 
 # Shorter than servers at hand keep an idle connection: gunicorn 2 s; uvicorn (so vLLM), Node.js
 # and llama.cpp 5 s. One that is closed while a call is on its way costs a call that may have been

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from batchwright.domain.errors import Ambiguous, NotSent
-from batchwright.providers.base import Answer, Call, StreamedAnswer
+from batchwright.providers.base import CONNECT_TIMEOUT_S, Answer, Call, StreamedAnswer
 from batchwright.providers.http1.connecting import connect
 from batchwright.providers.http1.connection import IDLE_TIMEOUT_S, Connection
 from batchwright.providers.http1.deadlines import OUT_OF_TIME, Deadlines
 from batchwright.providers.http1.head import Address, Head
 from batchwright.providers.large_answers import LargeAnswers
-from batchwright.providers.transport import CONNECT_TIMEOUT_S, HttpTransport
+from batchwright.providers.reqwest import ReqwestTransport
 
 KNOWN_HEADS_MAX = 64
 
@@ -48,7 +48,7 @@ class Http1Transport:
         self._sweeper: asyncio.TimerHandle | None = None  # while there are idle ones
         self._deadlines: dict[float, Deadlines] = {}  # by timeout
         self._waits: dict[asyncio.Timeout, None] = {}  # of calls that wait without a connection
-        self._streams: HttpTransport | None = None
+        self._streams: ReqwestTransport | None = None
 
     async def send(self, call: Call) -> Answer:
         """Make one call and read its whole answer. See `Transport.send`."""
@@ -89,7 +89,7 @@ class Http1Transport:
     def stream(self, call: Call) -> AbstractAsyncContextManager[StreamedAnswer]:
         """Make one call and hand out its answer while it arrives. See `Transport.stream`."""
         if self._streams is None:
-            self._streams = HttpTransport(connect_timeout_s=self._connect_timeout_s)
+            self._streams = ReqwestTransport(connect_timeout_s=self._connect_timeout_s)
         return self._streams.stream(call)
 
     async def close(self) -> None:

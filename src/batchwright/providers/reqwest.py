@@ -48,14 +48,18 @@ from batchwright.domain.errors import (
     NotSent,
     TransportError,
 )
-from batchwright.providers.base import LARGE_ANSWER_BYTES, Answer, Call
+from batchwright.providers.base import (
+    CONNECT_TIMEOUT_S,
+    LARGE_ANSWER_BYTES,
+    WRITE_STALL_S,
+    Answer,
+    Call,
+)
 from batchwright.providers.large_answers import LargeAnswers
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 30.0  # shorter than most servers keep an idle connection (75 s, 60 s)
-WRITE_STALL_S = 60.0
 KNOWN_HEADERS_MAX = 16
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\s*", re.DOTALL)
@@ -63,7 +67,7 @@ _NOT_SENT = "client error (Connect)"  # hyper-util's name for all that precedes 
 _CONNECTING = "error sending request"  # the outermost cause; it names the URL
 
 
-class HttpTransport:
+class ReqwestTransport:
     """Calls over HTTP/1.1, with one pool of connections. Build once, use for every call.
 
     `ca_file` is a PEM file of further roots to trust (an internal CA). `proxy` is the URL that
@@ -120,7 +124,7 @@ class HttpTransport:
             return head.to_bytes() + (b"" if rest is None else rest.to_bytes())
 
     @asynccontextmanager
-    async def stream(self, call: Call) -> AsyncIterator[HttpStreamedAnswer]:
+    async def stream(self, call: Call) -> AsyncIterator[ReqwestStreamedAnswer]:
         """Make one call and hand out its answer while it arrives.
 
         Leaving early closes the connection. Leaving while a read is under way (a cancelled one)
@@ -129,7 +133,7 @@ class HttpTransport:
         request = self._request(call, 1)
         response = await self._answer(request)
         try:
-            yield HttpStreamedAnswer(response, call.answer_bytes_max)
+            yield ReqwestStreamedAnswer(response, call.answer_bytes_max)
         finally:
             await self._leave(request)
 
@@ -184,7 +188,7 @@ class HttpTransport:
         return header_map
 
 
-class HttpStreamedAnswer:
+class ReqwestStreamedAnswer:
     """An answer whose body is still arriving."""
 
     __slots__ = ("_bytes_max", "_response", "headers", "status")
@@ -247,7 +251,7 @@ class _Headers(Mapping[str, str]):
 
 
 @coroutine
-def _held(awaited: Coroutine[Any, Any, T], transport: HttpTransport) -> Generator[Any, Any, T]:
+def _held(awaited: Coroutine[Any, Any, T], transport: ReqwestTransport) -> Generator[Any, Any, T]:
     """Await a coroutine of the client to its real end, whatever happens to the task.
 
     `Task.cancel` cancels the future that the task waits on, and throws `CancelledError` in here.
@@ -266,7 +270,9 @@ def _held(awaited: Coroutine[Any, Any, T], transport: HttpTransport) -> Generato
         raise
 
 
-def _hold(awaited: Coroutine[Any, Any, T], transport: HttpTransport) -> Generator[Any, Any, None]:
+def _hold(
+    awaited: Coroutine[Any, Any, T], transport: ReqwestTransport
+) -> Generator[Any, Any, None]:
     """Wait for the end of a cancelled call, whose outcome nobody wants any more."""
     task = asyncio.current_task()
     if task is None:
