@@ -203,8 +203,14 @@ def _say_summary(summary: Summary) -> None:
     say(f"output  {summary.output}")
     if summary.errors is not None:
         say(f"errors  {summary.errors}")
-    say(f"state   {summary.state}{os.sep}")
+    say(f"state   {_from_here(summary.state)}{os.sep}")
     _say_causes(summary)
+
+
+def _from_here(path: Path) -> Path:
+    """Relative to the working folder where it lies below it, as a person would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _elapsed(elapsed_s: float) -> str:

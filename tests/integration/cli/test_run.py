@@ -136,6 +136,16 @@ def test_without_a_name_the_output_is_beside_the_input(
     assert (folder / "reviews.answers.csv").exists()
 
 
+def test_the_state_is_named_as_seen_from_the_working_folder(
+    batchwright: Batchwright, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    near = batchwright("run", reviews(folder), *SENTIMENT, "-o", "out.csv")
+    assert "state   out.csv.batchwright/\n" in near.out
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "out.csv"
+    far = batchwright("run", reviews(folder), *SENTIMENT, "-o", elsewhere)
+    assert f"state   {elsewhere}.batchwright/\n" in far.out
+
+
 def test_parquet_comes_out_with_vectors(batchwright: Batchwright, folder: Path) -> None:
     import polars
 
