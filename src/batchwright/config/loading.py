@@ -29,6 +29,7 @@ from batchwright.config.settings import (
 )
 from batchwright.config.values import Origin, Secret, Unexpected
 from batchwright.domain.errors import ConfigError
+from batchwright.domain.key import public_id
 
 T = TypeVar("T")
 
@@ -287,6 +288,8 @@ class _Loader:
         is_own_address = values["base_url"].rstrip("/") == entry.base_url.rstrip("/")
         if "api_key" not in table and entry.api_key_env and is_own_address:
             values["api_key"] = self._usual_key(prefix, entry.api_key_env)
+        if is_own_address:
+            self._check_foreign(prefix, entry.title, values.get("api_key"))
         return ProviderConfig(name=name, **values)
 
     def _usual_key(self, prefix: str, variables: tuple[str, ...]) -> Secret | None:
@@ -300,6 +303,17 @@ class _Loader:
         )
         return None
 
+    def _check_foreign(self, prefix: str, title: str, key: Secret | None) -> None:
+        """No key of a batchwright server goes to a known provider at its own address.
+
+        Where the SDK of OpenAI is to find such a server, its key stands in OPENAI_API_KEY.
+        """
+        if key is not None and public_id(key.value) is not None:
+            self._problems.append(
+                f"{prefix}api_key: expected a key of {title}, got one of a batchwright server "
+                f"({key.source}); unset it here and set it for the program that needs it alone"
+            )
+
     def _add_from_environment(self, providers: dict[str, ProviderConfig]) -> None:
         from batchwright.providers.catalog import from_environment
 
@@ -307,6 +321,7 @@ class _Loader:
             if entry.name in self._named["providers"]:
                 continue
             key = Secret(self._environment[variable].strip(), f"env:{variable}")
+            self._check_foreign(f"providers.{entry.name}.", entry.title, key)
             providers[entry.name] = ProviderConfig(
                 name=entry.name,
                 kind=entry.name,

@@ -9,8 +9,10 @@ import pytest
 
 from batchwright.config import Config, effective_settings, load_config
 from batchwright.domain.errors import ConfigError
+from batchwright.domain.key import make_token
 
 KEY = "sk-canary-0123456789"
+OWN_VARIABLE = '[providers.openai]\napi_key = "env:MY_KEY"'
 
 
 def load(folder: Path, text: str | None = None, **settings: Any) -> Config:
@@ -174,6 +176,31 @@ def test_the_usual_key_is_never_sent_to_another_address(tmp_path: Path) -> None:
     config = load(tmp_path, text, environment={"OPENAI_API_KEY": KEY})
 
     assert config.providers["openai"].api_key is None
+
+
+@pytest.mark.parametrize("text", ["", "[providers.openai]", OWN_VARIABLE])
+def test_a_key_of_a_batchwright_server_is_never_sent_to_a_provider(
+    tmp_path: Path, text: str
+) -> None:
+    ours = make_token(bytes(range(40)))
+    environment = {"OPENAI_API_KEY": ours, "MY_KEY": ours}
+
+    [problem] = problems(tmp_path, text, environment=environment)
+
+    assert problem.startswith("providers.openai.api_key: expected a key of OpenAI, got one of a ")
+    assert ours not in problem
+    assert not load(tmp_path, text, environment=environment, with_providers=False).providers
+
+
+def test_another_batchwright_server_may_be_a_provider(tmp_path: Path) -> None:
+    ours = make_token(bytes(range(40)))
+    text = '[providers.other]\nbase_url = "https://b.example/v1"\napi_key = "env:OPENAI_API_KEY"'
+
+    config = load(tmp_path, text, environment={"OPENAI_API_KEY": ours})
+
+    key = config.providers["other"].api_key
+    assert key is not None
+    assert key.value == ours
 
 
 def test_the_order_of_the_file_is_kept(tmp_path: Path) -> None:
