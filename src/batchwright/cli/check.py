@@ -23,8 +23,9 @@ def check(
 ) -> int:
     """Check a file of batch requests: every fault, with its line.
 
-    Counts the requests and their tokens, and tells which of the models are served here. Nothing is
-    sent. Exits with 2 if something is wrong.
+    Counts the requests and their tokens, and tells which of the models are served here. That none
+    of the providers here serves one is no fault: a server may have others. Nothing is sent. Exits
+    with 2 if something is wrong.
     """
     import asyncio
 

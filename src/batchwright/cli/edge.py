@@ -7,7 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from batchwright.domain.errors import (
     NoSpace,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from batchwright.client.errors import BatchInvalid
 
 # Typer brings a click of its own and does not export the class that all its errors share.
 _ClickError: Any = typer.BadParameter.__mro__[2]
@@ -144,11 +147,18 @@ def _hint(error: BatchwrightError, help_command: str) -> str | None:
         case Stalled():
             return "does the provider run? batchwright config shows its base_url and its key"
         case errors.BatchInvalid():
-            return "mend these lines and submit again; batchwright check FILE finds all of them"
+            return f"mend these lines and submit again; {_where_faults_show(error)}"
         case UsageError() | errors.BadRequest():
             return help_command
         case _:
             return None
+
+
+def _where_faults_show(error: BatchInvalid) -> str:
+    """What a server serves it alone knows; the rest is seen from here."""
+    if any(each.code == "model_not_found" for each in error.errors):
+        return "batchwright models shows what the server serves"
+    return "batchwright check FILE finds all of them"
 
 
 def _hint_of_path(error: OSError) -> str | None:

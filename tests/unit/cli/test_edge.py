@@ -96,6 +96,21 @@ def test_a_hint_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "command"),
+    [
+        ("missing_required_parameter", "batchwright check FILE"),
+        ("model_not_found", "batchwright models"),
+    ],
+)
+def test_what_was_refused_is_to_be_looked_up_where_it_can_be_seen(
+    code: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(raising(BatchInvalid("b", [LineError("other", "bad", 1), LineError(code, "bad", 3)])), [])
+
+    assert command in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("message", "command"),
     [
         ("No such key: key_1", "batchwright keys list"),
