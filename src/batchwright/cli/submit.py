@@ -93,8 +93,7 @@ async def _submit(
     as_json: bool,
 ) -> int:
     async with connect(config, base_url, api_key, window=window) as processor:
-        processor.client.batch_options = options
-        batch_id = await processor.submit_batch(file, description)
+        batch_id = await processor.submit_batch(file, description, batch_options=options)
         if not as_json:
             say(batch_id)
         if not wait:

@@ -55,8 +55,6 @@ class Client:
     ) -> None:
         endpoint = resolve_endpoint(api_key, base_url, data_dir=data_dir)
         self.base_url = endpoint.base_url
-        self.batch_options: Mapping[str, Any] = {}
-        """What each batch is created with under `batchwright` (batchwright servers only)."""
         self._http = Http(endpoint, retries=retries, timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
@@ -197,7 +195,6 @@ class Client:
             "endpoint": endpoint,
             "completion_window": completion_window,
             **({"metadata": dict(metadata)} if metadata else {}),
-            **({"batchwright": dict(self.batch_options)} if self.batch_options else {}),
             **(extra or {}),
         }
         headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -106,14 +106,23 @@ class BatchProcessor:
             items, None, model, output_path, endpoint=EMBEDDINGS_ENDPOINT, params=params
         )
 
-    def submit_batch(self, input_path: Path | str, description: str | None = None) -> str:
+    def submit_batch(
+        self,
+        input_path: Path | str,
+        description: str | None = None,
+        *,
+        batch_options: Mapping[str, Any] | None = None,
+    ) -> str:
         """Upload an input file, start its batches, and return their ids joined by commas.
 
         Any batch input file will do, not only ours. One over 50,000 requests or 200 MB
         becomes several batches that run side by side. `description` is kept in the metadata.
+        `batch_options` are those of a batchwright server (`{"dedupe": True}`); others refuse them.
         Raises `UsageError` for a file that is not one, `ApiError`, `ServerUnreachable`.
         """
-        return run_sync(self._async.submit_batch(input_path, description))
+        return run_sync(
+            self._async.submit_batch(input_path, description, batch_options=batch_options)
+        )
 
     def status(self, batch_id: str) -> JobStatus:
         """Where the job stands now: state and counts over all its batches."""
@@ -174,6 +183,7 @@ class BatchProcessor:
         endpoint: str = CHAT_ENDPOINT,
         description: str | None = None,
         poll_interval: float | None = None,
+        batch_options: Mapping[str, Any] | None = None,
         **params: Any,
     ) -> list[Result]:
         """All of it: write the input, submit, wait, and return the results.
@@ -191,6 +201,7 @@ class BatchProcessor:
                 endpoint=endpoint,
                 description=description,
                 poll_interval=poll_interval,
+                batch_options=batch_options,
                 **params,
             )
         )

@@ -14,6 +14,8 @@ from batchwright.replacing import replacing
 CHAT_ENDPOINT = "/v1/chat/completions"
 EMBEDDINGS_ENDPOINT = "/v1/embeddings"
 
+_BATCH_OPTIONS = ("dedupe", "order", "priority", "cache")
+
 
 def write_batch_file(
     items: Iterable[Item],
@@ -29,6 +31,7 @@ def write_batch_file(
     See `BatchProcessor.create_batch_file`.
     """
     require_list(items)
+    _require_fields(params or {})
     sized = items if isinstance(items, Collection) else list(items)
     if len(sized) == 0:  # a data frame's column has no truth value
         raise UsageError("there are no items", param="items")
@@ -43,6 +46,20 @@ def write_batch_file(
             request = {"custom_id": name, "method": "POST", "url": url, "body": body}
             out.write(encode(request) + b"\n")
     return target
+
+
+def _require_fields(params: Json) -> None:
+    """Parameters go into every body, where an option of the batch would do nothing."""
+    for name in params:
+        if name in _BATCH_OPTIONS:
+            hint = f"pass batch_options={{{name!r}: …}} to submit_batch or run"
+        elif name == "completion_window":
+            hint = "pass it to BatchProcessor(…)"
+        else:
+            continue
+        raise UsageError(
+            f"{name}: an option of the batch and no field of a request; {hint}", param=name
+        )
 
 
 def _requests(

@@ -13,7 +13,15 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -158,7 +166,13 @@ class AsyncBatchProcessor:
 
     # --- submitting
 
-    async def submit_batch(self, input_path: Path | str, description: str | None = None) -> str:
+    async def submit_batch(
+        self,
+        input_path: Path | str,
+        description: str | None = None,
+        *,
+        batch_options: Mapping[str, Any] | None = None,
+    ) -> str:
         """Upload the file and start its batches; see `BatchProcessor`."""
         plan = await asyncio.to_thread(
             plan_file,
@@ -167,7 +181,8 @@ class AsyncBatchProcessor:
             size_bytes_max=self._size_bytes_max,
         )
         file_ids = await self._upload(Path(input_path), plan)
-        self.last_batch_id = ",".join(await self._create(plan, file_ids, description))
+        created = await self._create(plan, file_ids, description, batch_options)
+        self.last_batch_id = ",".join(created)
         return self.last_batch_id
 
     async def _upload(self, path: Path, plan: Plan) -> list[str]:
@@ -187,7 +202,13 @@ class AsyncBatchProcessor:
 
             return await _side_by_side(upload, plan.parts)
 
-    async def _create(self, plan: Plan, file_ids: list[str], description: str | None) -> list[str]:
+    async def _create(
+        self,
+        plan: Plan,
+        file_ids: list[str],
+        description: str | None,
+        options: Mapping[str, Any] | None,
+    ) -> list[str]:
         """One batch per uploaded part. All of them or none: what was begun is cancelled."""
         created: list[str] = []
         job = uuid.uuid4().hex
@@ -198,6 +219,7 @@ class AsyncBatchProcessor:
                     endpoint=plan.endpoint,
                     completion_window=self._completion_window,
                     metadata=_metadata(description, number, part, plan, job),
+                    extra={"batchwright": dict(options)} if options else None,
                     is_fresh_file=True,
                 )
                 created.append(str(batch["id"]))
@@ -300,6 +322,7 @@ class AsyncBatchProcessor:
         endpoint: str = CHAT_ENDPOINT,
         description: str | None = None,
         poll_interval: float | None = None,
+        batch_options: Mapping[str, Any] | None = None,
         **params: Any,
     ) -> list[Result]:
         """Write, submit, wait and fetch; see `BatchProcessor`."""
@@ -308,7 +331,7 @@ class AsyncBatchProcessor:
             await self.create_batch_file(
                 items, system_prompt, model, path, endpoint=endpoint, **params
             )
-            batch_id = await self.submit_batch(path, description)
+            batch_id = await self.submit_batch(path, description, batch_options=batch_options)
         return await self.wait_and_download(batch_id, poll_interval)
 
     async def _wait(self, batch_id: str, poll_interval: float | None) -> JobStatus:

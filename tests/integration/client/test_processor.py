@@ -102,7 +102,32 @@ def test_a_bad_item_is_named_and_leaves_no_file(tmp_path: Path, items: Any, mess
     assert not (tmp_path / "in.jsonl").exists()
 
 
+@pytest.mark.parametrize("name", ["dedupe", "order", "priority", "cache", "completion_window"])
+def test_an_option_of_a_batch_is_no_field_of_its_requests(tmp_path: Path, name: str) -> None:
+    processor = BatchProcessor("k", "http://127.0.0.1:1/v1")
+    params: Any = {name: "high"}
+
+    with pytest.raises(UsageError, match=f"{name}: an option of the batch"):
+        processor.run(["a"], None, "m", tmp_path / "in.jsonl", **params)
+
+    assert not (tmp_path / "in.jsonl").exists()
+
+
 # --- the whole way
+
+
+def test_options_of_the_batch_are_sent_with_it_and_not_with_its_requests(
+    server: FakeOpenAI, tmp_path: Path
+) -> None:
+    with parted(server) as processor:
+        processor.run(ITEMS, None, "m", poll_interval=POLL_S, batch_options={"dedupe": True})
+        path = processor.create_batch_file(["a"], None, "m", tmp_path / "in.jsonl")
+        processor.submit_batch(path, batch_options={"order": "prefix"})
+
+    *parts, last = server.batches.values()
+    assert [batch.wire["batchwright"] for batch in parts] == [{"dedupe": True}] * 3
+    assert last.wire["batchwright"] == {"order": "prefix"}
+    assert set(parts[0].requests[0]["body"]) == {"model", "messages"}
 
 
 def test_results_come_in_the_order_of_the_items(
