@@ -131,9 +131,10 @@ class BatchProcessor:
     def wait(self, batch_id: str, poll_interval: float | None = None) -> JobStatus:
         """Wait until every batch of the job has ended, without fetching its results.
 
-        `poll_interval` in seconds; without it from 1 s growing to 60 s. An outage of the
-        server of up to 10 minutes is waited out. Raises `BatchInvalid` where a batch failed
-        validation; the other batches of that input are cancelled first.
+        `poll_interval` in seconds; without it from 1 s growing to 60 s, and less where the
+        server expects the end sooner. An outage of the server of up to 10 minutes is waited
+        out. Raises `BatchInvalid` where a batch failed validation; the other batches of that
+        input are cancelled first.
         """
         return run_sync(self._async.wait(batch_id, poll_interval))
 

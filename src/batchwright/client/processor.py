@@ -25,7 +25,7 @@ from collections.abc import (
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
+from time import monotonic, time
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -272,6 +272,8 @@ class AsyncBatchProcessor:
                 if name not in cancelled:
                     await self._cancel_quietly(name)
                     cancelled[name] = None
+            if interval_s is None:
+                delay_s = until_poll_s(delay_s, status.batches, now=time())
             await asyncio.sleep(delay_s)
         status.require_valid(cancelled=tuple(cancelled))
         return status
@@ -438,6 +440,21 @@ def poll_delays(interval_s: float | None = None) -> Iterator[float]:
     while True:
         yield delay_s
         delay_s = min(delay_s * POLL_GROWTH, POLL_MAX_S)
+
+
+def until_poll_s(delay_s: float, batches: Collection[Json], *, now: float) -> float:
+    """`delay_s`, or less where the server expects all batches to end before it is over.
+
+    `now` in Unix seconds. At least the first delay, as the end may be later than expected.
+    """
+    running = [batch for batch in batches if status_of(batch) not in TERMINAL]
+    ends: list[float | None] = [
+        (batch.get("batchwright") or {}).get("expected_finish_at") for batch in running
+    ]
+    known = [end for end in ends if end is not None]
+    if not known or len(known) < len(ends):
+        return delay_s
+    return min(delay_s, max(POLL_FIRST_S, max(known) - now))
 
 
 async def _side_by_side(

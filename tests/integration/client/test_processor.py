@@ -11,7 +11,7 @@ import pytest
 from batchwright.client import http
 from batchwright.client.blocking import BatchProcessor
 from batchwright.client.errors import BatchInvalid, RequestFailure, ServerFailed, ServerUnreachable
-from batchwright.client.processor import AsyncBatchProcessor, poll_delays
+from batchwright.client.processor import AsyncBatchProcessor, poll_delays, until_poll_s
 from batchwright.domain.errors import UsageError
 from fake_openai_batch import FakeBatch, FakeOpenAI, echo_all, http_failure, not_run, success
 
@@ -496,6 +496,31 @@ def test_polls_grow_from_one_second_to_a_minute() -> None:
     assert first[:3] == [1.0, 1.5, 2.25]
     assert first[-1] == 60.0
     assert next(poll_delays(7)) == 7
+
+
+@pytest.mark.parametrize(
+    ("expected", "slept_s"),
+    [
+        ([1012], 12),  # no longer than to the end
+        ([1500], 60),  # far away: as without it
+        ([990], 1),  # overdue: seldom enough all the same
+        ([1005, 1012], 12),  # of several batches the last counts
+        ([1005, None], 60),  # one of them is not known
+    ],
+)
+def test_a_wait_ends_soon_after_the_end_that_the_server_expects(
+    expected: list[int | None], slept_s: float
+) -> None:
+    batches: list[dict[str, Any]] = [
+        {"status": "in_progress", "batchwright": {"expected_finish_at": at}} for at in expected
+    ]
+    ended = {"status": "completed", "batchwright": {"expected_finish_at": None}}
+
+    assert until_poll_s(60, [*batches, ended], now=1000) == slept_s
+
+
+def test_a_server_that_expects_no_end_is_asked_as_always() -> None:
+    assert until_poll_s(60, [{"status": "in_progress"}], now=1000) == 60
 
 
 def test_it_waits_through_every_state(server: FakeOpenAI, processor: BatchProcessor) -> None:
