@@ -244,8 +244,7 @@ class AsyncBatchProcessor:
     async def wait(self, batch_id: str, poll_interval: float | None = None) -> JobStatus:
         """Wait until every batch of the job has ended; see `BatchProcessor`."""
         ids = split_ids(batch_id)
-        # The label names the job, so that it can be taken up again after an interruption.
-        with open_progress(",".join(ids), self._progress) as bar:
+        with open_progress("", self._progress, job=",".join(ids)) as bar:
             return await self._poll(ids, poll_interval, bar)
 
     async def _poll(self, ids: list[str], interval_s: float | None, bar: Progress) -> JobStatus:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 REFRESH_S = 0.2
-_BAR_WIDTH = 24
+_BAR_WIDTH = 20  # so that state and total have room in 80 columns
 
 
 class Progress(Protocol):
@@ -29,18 +29,19 @@ class Progress(Protocol):
         ...
 
 
-def open_progress(label: str, wanted: bool | None = None) -> Progress:
+def open_progress(label: str, wanted: bool | None = None, *, job: str = "") -> Progress:
     """The progress bar that fits where we run.
 
-    `wanted`: None shows one in a terminal or notebook, True always, False never.
+    `wanted`: None shows one in a terminal or notebook, True always, False never. `job` names what
+    is waited for, so that it can be taken up again; in a terminal it stays above the bar.
     """
     if wanted is False:
         return SilentProgress()
     display = _notebook_display()
     if display is not None:
-        return NotebookProgress(label, display)
+        return NotebookProgress(f"{job} {label}".strip(), display)
     if wanted or sys.stderr.isatty():
-        return TerminalProgress(label)
+        return TerminalProgress(label, job)
     return SilentProgress()
 
 
@@ -60,7 +61,7 @@ class SilentProgress:
 class TerminalProgress:
     """A Rich bar on stderr, so that a program's own output stays clean."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, job: str = "") -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -71,18 +72,21 @@ class TerminalProgress:
             TimeRemainingColumn,
         )
 
+        self._label = label
+        self._job = job
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(_BAR_WIDTH),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Console(stderr=True, markup=False, highlight=False),
         )
-        self._task = self._bar.add_task(label, total=None, note="")
+        self._task = self._bar.add_task(label, total=None)
 
     def __enter__(self) -> Self:
+        if self._job:
+            self._bar.console.print(self._job, soft_wrap=True)
         self._bar.start()
         return self
 
@@ -91,7 +95,8 @@ class TerminalProgress:
 
     def show(self, done: int, total: int, note: str = "") -> None:
         """Move the bar; Rich draws it on its own clock."""
-        self._bar.update(self._task, completed=done, total=total or None, note=note)
+        text = f"{self._label} {note}".strip()
+        self._bar.update(self._task, description=text, completed=done, total=total or None)
 
 
 class NotebookProgress:
