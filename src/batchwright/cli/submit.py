@@ -17,6 +17,7 @@ from batchwright.cli.options import (
     require_file,
     require_requests,
 )
+from batchwright.cli.status import described
 from batchwright.cli.terminal import note, say, say_json
 from batchwright.cli.wait import wait_for
 from batchwright.domain.order import Order
@@ -105,4 +106,8 @@ async def _submit(
         status = await wait_for(processor, batch_id)
         if as_json:
             say_json(list(status.batches))
+        else:
+            for batch in status.batches:
+                for line in described(batch):
+                    note(line)
         return max(exit_of_batch(batch) for batch in status.batches)

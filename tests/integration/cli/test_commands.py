@@ -74,9 +74,11 @@ def test_failed_requests_are_told_by_exit_code_and_file_and_can_be_retried(
     ask: Any, tmp_path: Path
 ) -> None:
     source = write_requests(tmp_path / "in.jsonl", {}, BAD)
-    code, out, _ = ask("submit", str(source), "--wait")
+    code, out, err = ask("submit", str(source), "--wait")
     batch_id = out.strip()
     assert code == 3
+    assert f"{batch_id}  completed\n" in err
+    assert "2 of 2 done, 1 failed" in err
 
     assert ask("results", batch_id, "-o", str(tmp_path / "out.jsonl"))[0] == 3
     assert "r1" in (tmp_path / "out.errors.jsonl").read_text()
