@@ -109,8 +109,11 @@ def reachable(host: str) -> str:
 
 async def given_or_newest(client: Client, batch_id: str | None) -> str:
     """The id that was given, or that of the newest batch. Raises `UsageError` if there is none."""
-    if batch_id is not None:
-        return batch_id
+    return await newest_batch(client) if batch_id is None else batch_id
+
+
+async def newest_batch(client: Client) -> str:
+    """The id of the newest batch. Raises `UsageError` if there is none."""
     page = await client.list_batches(limit=1)
     if not page.get("data"):
         raise UsageError("there is no batch yet; make one with: batchwright submit FILE")

@@ -12,7 +12,7 @@ import typer
 from batchwright.cli.connection import connect, given_or_newest, run_async
 from batchwright.cli.exits import Exit
 from batchwright.cli.options import ApiKey, BaseUrl, BatchId, ConfigFile, Json
-from batchwright.cli.steering import shown_state
+from batchwright.cli.steering import is_paused, shown_state
 from batchwright.cli.terminal import (
     say,
     say_json,
@@ -89,8 +89,9 @@ def described(batch: Wire) -> Iterator[str]:
     yield _labelled("created", shown_time(batch.get("created_at")))
     if batch["status"] in ("validating", "in_progress", "finalizing"):
         yield _labelled("expires", shown_time(batch.get("expires_at")))
-    if ours.get("paused_at"):
-        yield _labelled("paused", f"{shown_time(ours['paused_at'])}; batchwright resume goes on")
+    if is_paused(batch):
+        since = shown_time(ours["paused_at"])
+        yield _labelled("paused", f"{since}; batchwright resume {batch['id']} goes on")
     yield from _optional("errors", _codes(ours.get("failed_by_code") or {}))
     yield from _optional("paid twice?", _paid_twice(ours.get("possibly_paid_twice") or {}))
     yield from _optional("problem", ours.get("problem"))

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchwright.cli.connection import connect, given_or_newest, run_async
+from batchwright.cli.connection import connect, newest_batch, run_async
 from batchwright.cli.exits import Exit
 from batchwright.cli.terminal import say, say_json
 
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 Wire = dict[str, Any]
 Change = Callable[["Client", str], Awaitable[Wire]]
+Choice = Callable[["Client"], Awaitable[str]]
 
 
 def steer(
     batch_id: str | None,
     change: Change,
     *,
+    without_id: Choice = newest_batch,
     config: Path | None,
     base_url: str | None,
     api_key: str | None,
@@ -30,8 +32,9 @@ def steer(
 
     async def work() -> int:
         async with connect(config, base_url, api_key) as processor:
-            wanted = await given_or_newest(processor.client, batch_id)
-            batches = [await change(processor.client, one) for one in wanted.split(",")]
+            client = processor.client
+            wanted = await without_id(client) if batch_id is None else batch_id
+            batches = [await change(client, one) for one in wanted.split(",")]
         if as_json:
             say_json(batches[0] if len(batches) == 1 else batches)
         else:
@@ -42,9 +45,15 @@ def steer(
     return run_async(work())
 
 
+def is_paused(batch: Wire) -> bool:
+    """Whether a batch waits to be resumed; one that has ended waits no more."""
+    ours = batch.get("batchwright") or {}
+    return bool(ours.get("paused_at")) and batch["status"] in ("validating", "in_progress")
+
+
 def shown_state(batch: Wire) -> str:
     """The state, with what a person has set that is not as always: `in_progress, paused, high`."""
     ours = batch.get("batchwright") or {}
-    paused = ["paused"] if ours.get("paused_at") else []
+    paused = ["paused"] if is_paused(batch) else []
     priority = ours.get("priority") or "normal"
     return ", ".join([batch["status"], *paused, *([] if priority == "normal" else [priority])])

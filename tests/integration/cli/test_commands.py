@@ -191,6 +191,22 @@ def test_a_batch_is_given_a_priority_paused_and_resumed(ask: Any, tmp_path: Path
     assert (code, "Cannot pause a batch with status 'completed'" in err) == (1, True)
 
 
+def test_resume_takes_the_newest_batch_that_is_paused_and_none_else(
+    ask: Any, tmp_path: Path
+) -> None:
+    source = write_requests(tmp_path / "in.jsonl", *[{}] * 10_000)
+    paused = ask("submit", str(source))[1].strip()
+    ask("pause", paused)
+    ask("submit", str(write_requests(tmp_path / "small.jsonl", {})), "--wait")
+
+    code, out, _ = ask("resume")
+    assert (code, out.split()[0]) == (0, paused)
+    code, out, err = ask("resume")
+    assert (code, out) == (2, "")
+    assert "error: no batch is paused" in err
+    assert ask("wait", paused)[0] == 0
+
+
 def state_of(shown: str) -> str:
     """The state in a line like `batch_1  in_progress, paused`."""
     return shown.split()[1].rstrip(",")

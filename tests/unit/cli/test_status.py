@@ -33,7 +33,7 @@ def test_a_pause_and_a_priority_stand_beside_the_state() -> None:
     paused = {**BATCH, "batchwright": {"paused_at": 1, "priority": "high"}}
 
     assert shown(paused).startswith("batch_1  in_progress, paused, high\n")
-    assert "batchwright resume goes on" in shown(paused)
+    assert "batchwright resume batch_1 goes on" in shown(paused)
     assert shown(BATCH).startswith("batch_1  in_progress\n")
 
 
