@@ -249,6 +249,7 @@ class World:
         self.settings = settings or EngineSettings(reserve_bytes=0)
         self.engine: Engine | None = None
         self.provider_name = ScriptedProvider.name
+        self.models: tuple[str, ...] = ("m",)  # as configured; empty: the provider is asked
 
     async def _pause(self) -> None:
         await asyncio.sleep(0.001 + 0.004 * self.random.random())
@@ -258,7 +259,7 @@ class World:
         lane = Lane("upstream", limits=self.limits, runtime=self.runtime)
         provider = ScriptedProvider(self.network)
         provider.name = self.provider_name
-        router = Router([Account(provider, lane, models=("m",))])
+        router = Router([Account(provider, lane, models=self.models)])
         self.engine = Engine(
             tenants=self.store,
             store=self.store,

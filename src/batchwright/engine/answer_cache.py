@@ -12,7 +12,7 @@ What is read of them is bounded by `LOOK_BACK_BATCHES` and `LOOK_BACK_REQUESTS`,
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,8 +37,10 @@ from batchwright.engine.copies import (
     slices,
 )
 from batchwright.engine.input import input_lines
+from batchwright.engine.reader import ROUTE_EVERY_S
 from batchwright.engine.recovery import read_whole_records
 from batchwright.engine.routing import Router, UnknownModel
+from batchwright.engine.runtime import Runtime
 from batchwright.store.base import EngineStore
 
 LOOK_BACK_BATCHES = 100
@@ -108,7 +110,7 @@ class AnswerCache:
         router: Router,
         writer: CopyWriter,
         is_done: Callable[[int], bool],
-        now: Callable[[], float],
+        runtime: Runtime,
     ) -> None:
         """`is_done` tells which lines of the batch need no answer any more."""
         self._batch = batch
@@ -119,7 +121,7 @@ class AnswerCache:
         self._router = router
         self._writer = writer
         self._is_done = is_done
-        self._now = now
+        self._runtime = runtime
         self._earlier: list[_Earlier] = []
         self._routes: dict[str, bytes | None] = {}  # by model, as JSON; None: nobody serves it
 
@@ -150,7 +152,7 @@ class AnswerCache:
         found = await self._store.ended_batches(
             self._batch.tenant,
             endpoint=self._batch.endpoint,
-            since=self._now() - self._max_age_s,
+            since=self._runtime.now() - self._max_age_s,
             limit=LOOK_BACK_BATCHES,
         )
         chosen: list[Batch] = []
@@ -170,7 +172,7 @@ class AnswerCache:
         self, batch: Batch, asked: Bodies, hits: _Hits, is_stopping: Callable[[], bool]
     ) -> None:
         """Note which lines an earlier batch can give an answer to that no newer one has."""
-        now, extents = self._now(), None
+        now, extents = self._runtime.now(), None
         for file_id in (batch.output_file_id, batch.input_file_id):
             found = await self._store.engine_file(batch.tenant, file_id or "", now=now)
             if found is None:
@@ -196,7 +198,7 @@ class AnswerCache:
 
     async def _answers_of(self, segments: Sequence[Segment], lines: int) -> array[int]:
         """`_Earlier.records`: bought answers of success that are young enough."""
-        since, at = self._now() - self._max_age_s, 1
+        since, at = self._runtime.now() - self._max_age_s, 1
         records = array("Q", [0]) * (lines + 1)
         for segment in segments:
             async for data in read_whole_records(segment, self._blobs):
@@ -227,15 +229,27 @@ class AnswerCache:
         self, lines: list[Line], hits: _Hits, is_stopping: Callable[[], bool]
     ) -> None:
         own = {line.number: line.content or b"" for line in lines}
+        models = await self._blobs.offload(partial(_models, lines))
+        await self._until_known(dict.fromkeys(models.values()), is_stopping)
         for part in slices(await self._copies(lines, hits)):
             try:
                 texts = await self._writer.read_sources(part)
             except Damaged as error:
                 self._warn("some answers of earlier batches are bought again", error)
                 continue
-            kept = await self._blobs.offload(partial(self._still_routed, part, texts, own))
+            kept = await self._blobs.offload(partial(self._still_routed, part, texts, models))
             if kept and not is_stopping():
                 await self._writer.write(kept, texts, own, is_stopping)
+
+    async def _until_known(self, models: Iterable[str], is_stopping: Callable[[], bool]) -> None:
+        """Wait while one of these may come with an account that has not said yet what it serves:
+        without its route an answer that is there would be bought again."""
+        while not is_stopping() and any(map(self._is_awaited, models)):
+            await self._runtime.sleep(ROUTE_EVERY_S)
+
+    def _is_awaited(self, model: str) -> bool:
+        may_come, explain = self._router.may_come, self._router.explain
+        return may_come(model) and explain(model, with_nearest=False) is not None
 
     async def _copies(self, lines: list[Line], hits: _Hits) -> list[Copy]:
         """What is to be copied to these lines, grouped by where it comes from."""
@@ -266,17 +280,14 @@ class AnswerCache:
         ]
 
     def _still_routed(
-        self, copies: list[Copy], texts: Texts, own: Mapping[int, bytes]
+        self, copies: list[Copy], texts: Texts, models: Mapping[int, str]
     ) -> list[Copy]:
         """Those whose request would go the way that its answer came."""
         return [
-            copy
-            for copy in copies
-            if self._route(copy.line, own[copy.line]) == route_of(texts[copy.place])
+            copy for copy in copies if self._route(models[copy.line]) == route_of(texts[copy.place])
         ]
 
-    def _route(self, line: int, content: bytes) -> bytes | None:
-        model = parse_request(line, content).model
+    def _route(self, model: str) -> bytes | None:
         if model not in self._routes:
             try:
                 self._routes[model] = self._router.find(model).name_json
@@ -286,6 +297,11 @@ class AnswerCache:
 
     def _warn(self, what: str, error: Damaged) -> None:
         log.warning(what, batch=self._batch.id, reason=str(error))
+
+
+def _models(lines: Sequence[Line]) -> dict[int, str]:
+    """By line, the model that it asks for."""
+    return {line.number: parse_request(line.number, line.content or b"").model for line in lines}
 
 
 def _note_answers(data: bytes, at: int, since: float, records: array[int]) -> None:

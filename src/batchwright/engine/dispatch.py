@@ -156,7 +156,7 @@ class BatchRun:
                 router=self._router,
                 writer=writer,
                 is_done=self.tally.is_done,
-                now=self._runtime.now,
+                runtime=self._runtime,
             )
         return Copier(
             batch=batch,

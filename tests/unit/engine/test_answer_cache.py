@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from batchwright.domain.batch import Batch, Status
+from batchwright.domain.errors import NotSent
 from batchwright.engine import answer_cache
 from batchwright.providers.base import Answer, Call
 from simulation import (
     EPOCH_AT,
     TENANT,
     ScriptedNetwork,
+    ScriptedProvider,
     World,
     chat_lines_saying,
     simulate,
@@ -192,6 +194,58 @@ def test_an_answer_that_came_another_way_than_it_would_now_is_not_taken() -> Non
         assert cached_from(results) == [None]
 
     simulate(rerouted())
+
+
+def loading_until(at: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the provider say only then what it serves, in seconds of the virtual clock."""
+
+    async def list_models(_: ScriptedProvider) -> list[str]:
+        if asyncio.get_running_loop().time() < at:
+            raise NotSent("connection refused")
+        return ["m"]
+
+    monkeypatch.setattr(ScriptedProvider, "list_models", list_models)
+
+
+def test_answers_of_a_provider_that_still_loads_its_models_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def loading() -> None:
+        world = World(1)
+        engine = await world.boot()
+        first, _ = await done(world, ["a"])
+        await engine.stop()
+        world.models = ()
+        loading_until(engine.runtime.monotonic() + 300, monkeypatch)
+        await world.boot()
+        _, results = await done(world, ["a", "b"])
+        assert world.network.ledger == ["a", "b"]
+        assert cached_from(results) == [(first.id, 1), None]
+
+    simulate(loading())
+
+
+def test_a_stop_ends_the_wait_for_a_provider_that_still_loads_its_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def stopped() -> None:
+        world = World(1)
+        engine = await world.boot()
+        await done(world, ["a"])
+        await engine.stop()
+        world.models = ()
+        loading_until(1e9, monkeypatch)
+        engine = await world.boot()
+        batch = await world.create_batch(chat_lines_saying(["a"]), options=DAY)
+        await asyncio.sleep(60)
+        await engine.stop()
+        world.models = ("m",)
+        engine = await world.boot()
+        await engine.wait(batch.id)
+        assert (await world.get_batch(batch.id)).counts.completed == 1
+        assert world.network.ledger == ["a"]
+
+    simulate(stopped())
 
 
 def test_a_damaged_answer_is_bought_again() -> None:
