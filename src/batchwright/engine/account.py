@@ -53,7 +53,7 @@ class Record(NamedTuple):
     tokens_reasoning: int
     cost_nano: int
     charge_nano: int
-    at: float  # Unix seconds
+    at: float  # Unix seconds; of a copied answer, when it was bought
     offset: int
     length: int
     line_crc: int

@@ -2,7 +2,9 @@
 
 A batch that opted in looks, before it sends anything, at the earlier batches of its tenant that
 opted in too and that have the same endpoint. A request whose body was answered there, through the
-route that it would take now and not longer ago than it allows, gets a copy of that answer.
+route that it would take now and not longer ago than it allows, gets a copy of that answer. A copy
+hands its answer on, as old as when it was bought: so what comes every night is found in the newest
+batch, however long ago that was.
 
 Nothing is stored for it: what an earlier batch was asked stands in its input file, and what it
 answered in its journal. So an entry ends with either file, and with nothing else to be forgotten.
@@ -25,7 +27,7 @@ from batchwright.domain.file import Extent
 from batchwright.domain.lines import Line
 from batchwright.domain.request import parse_request
 from batchwright.domain.segment import Segment, SegmentKeys
-from batchwright.engine.account import COPIED, OUTPUT, RECORD_BYTES, Record, unpack_whole
+from batchwright.engine.account import OUTPUT, RECORD_BYTES, Record, unpack_whole
 from batchwright.engine.bodies import BUCKETS, Bodies, read_bodies
 from batchwright.engine.copies import (
     SLICE_BYTES,
@@ -72,7 +74,7 @@ class _Earlier:
         return next(keys.output for _, end, keys in self.account_files() if at <= end)
 
     def mark(self, record: Record) -> bytes:
-        """What a copy of an answer is marked with."""
+        """What a copy of an answer is marked with: where it was found, and when it was bought."""
         where = (self.batch.id.encode(), record.line, record.at)
         return b'"cached_from":{"batch":"%b","line":%d,"at":%d}' % where
 
@@ -197,7 +199,7 @@ class AnswerCache:
         )
 
     async def _answers_of(self, segments: Sequence[Segment], lines: int) -> array[int]:
-        """`_Earlier.records`: bought answers of success that are young enough."""
+        """`_Earlier.records`: answers of success that were bought lately enough."""
         since, at = self._runtime.now() - self._max_age_s, 1
         records = array("Q", [0]) * (lines + 1)
         for segment in segments:
@@ -307,7 +309,7 @@ def _models(lines: Sequence[Line]) -> dict[int, str]:
 def _note_answers(data: bytes, at: int, since: float, records: array[int]) -> None:
     """Note the places of answers; the first record of `data` is at `at`."""
     for record in unpack_whole(data):
-        if record.flags & OUTPUT and not record.flags & COPIED and record.at >= since:
+        if record.flags & OUTPUT and record.at >= since:
             records[record.line] = at
         at += RECORD_BYTES
 

@@ -77,15 +77,24 @@ class Journal:
         """The lengths up to which the files are durable."""
         return self._synced
 
-    def add_output(self, text: bytes, attempt: Attempt, sums: Sums, token: Any = None) -> None:
+    def add_output(
+        self,
+        text: bytes,
+        attempt: Attempt,
+        sums: Sums,
+        token: Any = None,
+        *,
+        at: float | None = None,
+    ) -> None:
         """Gather the result line of an answered request.
 
-        `token` is handed to `on_durable` once the line is durable.
+        `token` is handed to `on_durable` once the line is durable. `at` is when it was answered;
+        None: now.
         """
         offset = self._lengths[0]
         self._lengths[0] = offset + len(text)
         self._gathering.output.append(text)
-        self._gather((*self._head(attempt, OUTPUT), *sums, *self._tail(offset, text)), token)
+        self._gather((*self._head(attempt, OUTPUT), *sums, *self._tail(offset, text, at)), token)
 
     def add_error(self, text: bytes, attempt: Attempt, token: Any = None) -> None:
         """Gather the result line of a request that ends without success."""
@@ -109,8 +118,10 @@ class Journal:
             attempts = ATTEMPTS_MAX
         return line, lane, code, flags | kind, attempts, self._epoch_tag
 
-    def _tail(self, offset: int, text: bytes) -> tuple[float, int, int, int]:
-        return self._now(), offset, len(text), crc32(text)
+    def _tail(
+        self, offset: int, text: bytes, at: float | None = None
+    ) -> tuple[float, int, int, int]:
+        return self._now() if at is None else at, offset, len(text), crc32(text)
 
     def _gather(self, fields: Fields, token: Any) -> None:
         if self.failure is not None:

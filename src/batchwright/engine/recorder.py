@@ -111,10 +111,13 @@ class Recorder:
         self._journal.add_error(text, (line, 0, code, MAYBE_PAID if is_maybe_paid else 0, 0))
 
     def copied(self, line: int, text: bytes, source: Record) -> None:
-        """The line of a request that ends as a copy of the result of `source`."""
+        """The line of a request that ends as a copy of the result of `source`.
+
+        Its record keeps when the answer was bought: it grows no younger by being copied.
+        """
         attempt = (line, source.lane, source.code, COPIED | source.flags & UNPRICED, 0)
         if source.flags & OUTPUT:
-            self._journal.add_output(text, attempt, source[6:12])
+            self._journal.add_output(text, attempt, source[6:12], at=source.at)
         else:
             self._journal.add_error(text, attempt)
 

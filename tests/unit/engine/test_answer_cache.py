@@ -139,6 +139,29 @@ def test_an_answer_is_as_old_as_when_it_was_bought_however_often_it_was_copied()
     simulate(aging())
 
 
+def test_a_copy_hands_its_answer_on_with_the_time_at_which_it_was_bought(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def nightly() -> None:
+        world = World(1)
+        await world.boot()
+        nights = [await done(world, ["a", "b"])]
+        for _ in range(3):
+            await asyncio.sleep(10_000)
+            nights.append(await done(world, ["a", "b"]))
+        assert world.network.ledger == ["a", "b"]
+        assert [cached_from(results)[0] for _, results in nights] == [
+            None,
+            *((batch.id, 1) for batch, _ in nights[:-1]),
+        ]
+        times = [results[0]["batchwright"]["cached_from"]["at"] for _, results in nights[1:]]
+        assert len(dict.fromkeys(times)) == 1
+        assert EPOCH_AT <= times[0] <= EPOCH_AT + 60
+
+    monkeypatch.setattr(answer_cache, "LOOK_BACK_REQUESTS", 2)
+    simulate(nightly())
+
+
 def test_the_youngest_answer_is_taken() -> None:
     async def twice() -> None:
         world = World(1)
