@@ -21,7 +21,7 @@ from functools import partial
 import structlog
 
 from batchwright.blobs.base import Blobs, read_extent_ranges
-from batchwright.domain.batch import Batch
+from batchwright.domain.batch import CACHE, Batch
 from batchwright.domain.errors import Damaged
 from batchwright.domain.file import Extent
 from batchwright.domain.lines import Line
@@ -154,14 +154,13 @@ class AnswerCache:
         found = await self._store.ended_batches(
             self._batch.tenant,
             endpoint=self._batch.endpoint,
+            option=CACHE,
             since=self._runtime.now() - self._max_age_s,
             limit=LOOK_BACK_BATCHES,
         )
         chosen: list[Batch] = []
         requests = 0
         for batch in found:
-            if batch.cache_max_age_s is None:
-                continue
             requests += batch.counts.total
             if chosen and requests > LOOK_BACK_REQUESTS:
                 break

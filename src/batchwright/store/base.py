@@ -174,10 +174,11 @@ class EngineStore(Protocol):
         ...
 
     async def ended_batches(
-        self, tenant: str, *, endpoint: str, since: float, limit: int
+        self, tenant: str, *, endpoint: str, option: str, since: float, limit: int
     ) -> list[Batch]:
-        """The last batches of a tenant for an endpoint that ended at `since` or later and have an
-        output file, the newest first by (created_at, id); its file may be hidden since."""
+        """The last batches of a tenant for an endpoint that were given `option`, ended at `since`
+        or later and have an output file, the newest first by (created_at, id); its file may be
+        hidden since."""
         ...
 
     async def save_batch(self, batch: Batch, *, was: Batch) -> None:

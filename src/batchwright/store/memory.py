@@ -235,13 +235,14 @@ class MemoryStore:
         return sorted(found, key=_place)
 
     async def ended_batches(
-        self, tenant: str, *, endpoint: str, since: float, limit: int
+        self, tenant: str, *, endpoint: str, option: str, since: float, limit: int
     ) -> list[Batch]:
         found = [
             batch
             for batch in self._batches.values()
             if batch.tenant == tenant
             and batch.endpoint == endpoint
+            and batch.options.get(option) is not None
             and batch.output_file_id is not None
             and batch.ended_at is not None
             and batch.ended_at >= since

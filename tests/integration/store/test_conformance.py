@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,15 @@ def extents_of(*keys: str) -> list[Extent]:
     return [Extent(key, 0, 10) for key in keys]
 
 
-async def running(store: Store, batch_id: str = "batch_1", file_id: str = "file-in") -> Batch:
+async def running(
+    store: Store,
+    batch_id: str = "batch_1",
+    file_id: str = "file-in",
+    options: Mapping[str, Any] | None = None,
+) -> Batch:
     """A batch in progress in its first epoch."""
-    batch = await store.create_batch(T, a_batch(batch_id, file_id=file_id))
+    made = replace(a_batch(batch_id, file_id=file_id), options=options or {})
+    batch = await store.create_batch(T, made)
     batch = await store.take_over(batch, [])
     after = advance(batch, Status.IN_PROGRESS, 1.0, counts=Counts(2))
     await store.save_batch(after, was=batch)
@@ -79,10 +85,15 @@ async def running(store: Store, batch_id: str = "batch_1", file_id: str = "file-
 
 
 async def completed(
-    store: Store, batch_id: str, *, output: str | None, error: str | None = None
+    store: Store,
+    batch_id: str,
+    *,
+    output: str | None,
+    error: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Batch:
     """A batch that ended, with its result files over the segment of epoch 1."""
-    batch = await running(store, batch_id)
+    batch = await running(store, batch_id, options=options)
     finalizing = advance(batch, Status.FINALIZING, 2.0)
     await store.save_batch(finalizing, was=batch)
     ended = advance(finalizing, Status.COMPLETED, 3.0, output_file_id=output, error_file_id=error)
@@ -476,20 +487,32 @@ class TestBatches:
 
         assert found == ["batch_1", "batch_2", "batch_3"]
 
-    async def test_ended_batches_with_an_output_come_newest_first(self, store: Store) -> None:
+    async def test_ended_batches_with_an_option_and_an_output_come_newest_first(
+        self, store: Store
+    ) -> None:
+        options = {"cache": {"max_age_s": 5}, "dedupe": True}
         for number in (3, 1, 2):
-            await completed(store, f"batch_{number}", output=f"file-{number}")
-        await completed(store, "batch_4", output=None)
-        await running(store, "batch_5")
+            name = f"batch_{number}"
+            await completed(store, name, output=f"file-{number}", options=options)
+        await completed(store, "batch_4", output=None, options=options)
+        await running(store, "batch_5", options=options)
+        await completed(store, "batch_6", output="file-6")
+        await completed(store, "batch_7", output="file-7", options={"x": "cache"})
 
         async def found(tenant: str = T, **changes: Any) -> list[str]:
-            asked = {"endpoint": "/v1/chat/completions", "since": 3.0, "limit": 10} | changes
+            asked = {
+                "endpoint": "/v1/chat/completions",
+                "option": "cache",
+                "since": 3.0,
+                "limit": 10,
+            } | changes
             return [batch.id for batch in await store.ended_batches(tenant, **asked)]
 
         assert await found() == ["batch_3", "batch_2", "batch_1"]
         assert await found(limit=2) == ["batch_3", "batch_2"]
         assert await found(since=3.5) == []
         assert await found(endpoint="/v1/embeddings") == []
+        assert await found(option="x") == ["batch_7"]
         assert await found(tenant="other") == []
 
     async def test_a_batch_is_saved_only_over_the_state_that_was_read(self, store: Store) -> None:

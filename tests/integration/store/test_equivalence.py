@@ -90,7 +90,8 @@ class History:
 
     def call_ended_batches(self) -> Any:
         since = self.now - self.random.choice([0, 50_000, 200_000])
-        return (self.tenant(),), {"endpoint": "/v1/x", "since": since, "limit": 2}
+        asked = {"endpoint": "/v1/x", "option": "cache", "since": since, "limit": 2}
+        return (self.tenant(),), asked
 
     def call_create_upload(self) -> Any:
         upload_id, ends = self.one_of("upload"), self.now + 60_000
@@ -112,7 +113,8 @@ class History:
     def call_create_batch(self) -> Any:
         tenant, batch_id = self.tenant(), self.one_of("batch")
         batch = Batch(batch_id, tenant, "/v1/x", self.one_of("file"), "24h", self.now, None)
-        return (tenant, batch, self.claim()), {}
+        options = self.random.choice([{}, {"cache": {"max_age_s": 9}}])
+        return (tenant, replace(batch, options=options), self.claim()), {}
 
     def call_take_over(self) -> Any:
         batch = self.batch() or Batch("none", "a", "/v1/x", "f", "24h", 0.0, None)

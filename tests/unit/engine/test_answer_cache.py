@@ -313,6 +313,22 @@ def test_no_more_is_looked_at_than_is_bounded(monkeypatch: pytest.MonkeyPatch) -
     simulate(many())
 
 
+def test_batches_without_the_option_take_no_room_in_the_look_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ordinary() -> None:
+        world = World(1)
+        await world.boot()
+        first, _ = await done(world, ["a"])
+        for _ in range(3):
+            await done(world, ["b"], None)
+        _, results = await done(world, ["a"])
+        assert cached_from(results) == [(first.id, 1)]
+
+    monkeypatch.setattr(answer_cache, "LOOK_BACK_BATCHES", 2)
+    simulate(ordinary())
+
+
 def test_a_batch_that_is_answered_whole_sends_nothing() -> None:
     async def whole() -> None:
         world = World(1)

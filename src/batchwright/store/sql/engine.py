@@ -76,6 +76,7 @@ class SqlEngineStore(SqlPart):
         tenant: str,
         *,
         endpoint: str,
+        option: str,
         since: float,
         limit: int,
     ) -> list[Batch]:
@@ -84,6 +85,7 @@ class SqlEngineStore(SqlPart):
         query = (
             select(batches)
             .where(row.tenant == tenant, row.endpoint == endpoint)
+            .where(row.options[option].as_string().is_not(None))
             .where(row.output_file_id.is_not(None), ended_at >= since)
             .order_by(row.created_at.desc(), row.id.desc())
             .limit(limit)
