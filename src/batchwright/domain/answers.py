@@ -82,6 +82,12 @@ class _Response(_Object, kw_only=True):
     status: str | None = None
 
 
+class _State(msgspec.Struct):
+    """What a response object says of itself, of whatever type."""
+
+    status: Any = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Shape:
     decoder: msgspec.json.Decoder[Any]
@@ -101,6 +107,8 @@ _SHAPES = {
     "/v1/moderations": _shape(_Results, "results"),
     "/v1/responses": _RESPONSE,
 }
+_FAILED = "failed"
+_decode_state = msgspec.json.Decoder(_State).decode
 _WHOLE: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _LF, _CR = b"\n\r"  # as numbers: looked for in bytes they take a tenth of the time
 
@@ -128,6 +136,11 @@ def check_answer(url: str, body: bytes) -> CheckedAnswer:
     if not is_ascii or _LF in body or _CR in body:
         body = _single_line(body)
     return CheckedAnswer(body, usage)
+
+
+def says_it_failed(url: str, body: bytes) -> bool:
+    """Whether an answer that passed the check is a response object that says that it failed."""
+    return _SHAPES.get(url) is _RESPONSE and _decode_state(body).status == _FAILED
 
 
 def error_body(status: int, body: bytes, location: str | None = None) -> bytes:
@@ -222,7 +235,7 @@ def _lenient_tokens(usage: object) -> _Tokens | None:
 def _is_failed_response(answer: _Object) -> bool:
     # A response object that says of itself that it failed is a whole answer, and was billed:
     # success is the HTTP status, not the content.
-    return isinstance(answer, _Response) and answer.status == "failed"
+    return isinstance(answer, _Response) and answer.status == _FAILED
 
 
 def _decode_whole(body: bytes) -> Any:

@@ -21,6 +21,7 @@ from functools import partial
 import structlog
 
 from batchwright.blobs.base import Blobs, read_extent_ranges
+from batchwright.domain.answers import says_it_failed
 from batchwright.domain.batch import CACHE, Batch
 from batchwright.domain.errors import Damaged
 from batchwright.domain.file import Extent
@@ -35,6 +36,7 @@ from batchwright.engine.copies import (
     Copy,
     CopyWriter,
     Texts,
+    body_of,
     route_of,
     slices,
 )
@@ -238,7 +240,7 @@ class AnswerCache:
             except Damaged as error:
                 self._warn("some answers of earlier batches are bought again", error)
                 continue
-            kept = await self._blobs.offload(partial(self._still_routed, part, texts, models))
+            kept = await self._blobs.offload(partial(self._good, part, texts, models))
             if kept and not is_stopping():
                 await self._writer.write(kept, texts, own, is_stopping)
 
@@ -280,12 +282,15 @@ class AnswerCache:
             for record, (at, line) in zip(records, places, strict=True)
         ]
 
-    def _still_routed(
-        self, copies: list[Copy], texts: Texts, models: Mapping[int, str]
-    ) -> list[Copy]:
-        """Those whose request would go the way that its answer came."""
+    def _good(self, copies: list[Copy], texts: Texts, models: Mapping[int, str]) -> list[Copy]:
+        """Those whose request would go the way that its answer came, and not the answers that say
+        of themselves that they failed: the next try may do better."""
+        endpoint = self._batch.endpoint
         return [
-            copy for copy in copies if self._route(models[copy.line]) == route_of(texts[copy.place])
+            copy
+            for copy in copies
+            if self._route(models[copy.line]) == route_of(text := texts[copy.place])
+            and not says_it_failed(endpoint, body_of(text))
         ]
 
     def _route(self, model: str) -> bytes | None:

@@ -124,17 +124,27 @@ class _Source(msgspec.Struct):
     batchwright: _Ours
 
 
+class _Response(msgspec.Struct):
+    body: msgspec.Raw
+
+
 class _Own(msgspec.Struct):
     custom_id: str
 
 
 _decode_source = msgspec.json.Decoder(_Source).decode
+_decode_response = msgspec.json.Decoder(_Response).decode
 _decode_own = msgspec.json.Decoder(_Own).decode
 
 
 def route_of(text: bytes) -> bytes:
     """The route of a result line, as JSON."""
     return bytes(_decode_source(text).batchwright.route)
+
+
+def body_of(text: bytes) -> bytes:
+    """The body of the answer in a result line of success."""
+    return bytes(_decode_response(_decode_source(text).response).body)
 
 
 def _render(

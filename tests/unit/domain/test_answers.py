@@ -12,6 +12,7 @@ from batchwright.domain.answers import (
     BadAnswer,
     check_answer,
     error_body,
+    says_it_failed,
 )
 from batchwright.domain.strict_json import DEPTH_MAX
 from batchwright.domain.usage import Usage, clamped
@@ -87,6 +88,15 @@ def test_an_error_that_is_null_does_no_harm() -> None:
 def test_an_error_is_found_under_an_escaped_key() -> None:
     with pytest.raises(BadAnswer):
         check_answer(CHAT, with_member(b'"err\\u006fr":{"message":"x"}'))
+
+
+def test_only_a_response_can_say_of_itself_that_it_failed() -> None:
+    body = b'{"status":"failed","output":[],"choices":[]}'
+    assert says_it_failed("/v1/responses", body)
+    assert not says_it_failed("/v1/responses", body.replace(b"failed", b"incomplete"))
+    assert not says_it_failed("/v1/responses", b'{"status":{},"output":[]}')
+    assert not says_it_failed("/v1/responses", b'{"output":[]}')
+    assert not says_it_failed("/v1/chat/completions", body)
 
 
 def test_a_response_that_says_of_itself_that_it_failed_is_a_whole_answer() -> None:

@@ -36,6 +36,16 @@ class RefusingNetwork(ScriptedNetwork):
         return Answer(400, {}, b"{}") if texts_of(call.body) == ["bad"] else answer
 
 
+class FailedResponseNetwork(ScriptedNetwork):
+    """Answers the first call with a response object that says of itself that it failed."""
+
+    async def send(self, call: Call) -> Answer:
+        await super().send(call)
+        status, error = ("completed", None) if len(self.ledger) > 1 else ("failed", {"code": "x"})
+        answer = {"object": "response", "status": status, "error": error, "output": []}
+        return Answer(200, {}, json.dumps(answer).encode())
+
+
 async def done(
     world: World, texts: list[str], options: Mapping[str, Any] | None = DAY, tenant: str = TENANT
 ) -> tuple[Batch, list[Any]]:
@@ -200,6 +210,34 @@ def test_only_answers_of_success_are_kept() -> None:
         assert world.network.ledger.count("bad") == 2
         assert [each is not None for each in cached_from(results)] == [False, True]
         assert batch.closing.codes == {"400": 1}
+
+    simulate(failing())
+
+
+def test_a_response_that_says_of_itself_that_it_failed_is_no_source() -> None:
+    async def asked(world: World) -> Any:
+        request = {
+            "custom_id": "r",
+            "method": "POST",
+            "url": "/v1/responses",
+            "body": {"model": "m", "input": "a"},
+        }
+        data = json.dumps(request).encode()
+        batch = await world.create_batch(data, endpoint="/v1/responses", options=DAY)
+        assert world.engine is not None
+        await world.engine.wait(batch.id)
+        (result,) = await results_of(world, await world.get_batch(batch.id))
+        return result["response"]["body"]["status"], cached_from([result]) != [None]
+
+    async def failing() -> None:
+        world = World(1)
+        world.network = FailedResponseNetwork(world.random)
+        await world.boot()
+        assert [await asked(world) for _ in range(3)] == [
+            ("failed", False),
+            ("completed", False),
+            ("completed", True),
+        ]
 
     simulate(failing())
 
