@@ -23,7 +23,7 @@ import structlog
 from batchwright.blobs.base import Blobs, read_extent_ranges
 from batchwright.domain.answers import says_it_failed
 from batchwright.domain.batch import CACHE, Batch
-from batchwright.domain.errors import Damaged
+from batchwright.domain.errors import StorageError
 from batchwright.domain.file import Extent
 from batchwright.domain.lines import Line
 from batchwright.domain.request import parse_request
@@ -132,7 +132,7 @@ class AnswerCache:
     async def recall(self, is_stopping: Callable[[], bool]) -> None:
         """Copy every answer that is there. Leaves early, resumable, on a stop.
 
-        Raises `Damaged` where the batch's own input cannot be read; what an earlier batch cannot
+        Raises `StorageError` where the batch's own input cannot be read; what an earlier one cannot
         give is bought.
         """
         batches = await self._batches_to_look_at()
@@ -145,7 +145,7 @@ class AnswerCache:
         for batch in batches:
             try:
                 await self._look_at(batch, asked, hits, is_stopping)
-            except Damaged as error:
+            except StorageError as error:
                 self._warn(f"{batch.id} cannot give its answers", error)
             if is_stopping():
                 return
@@ -237,7 +237,7 @@ class AnswerCache:
         for part in slices(await self._copies(lines, hits)):
             try:
                 texts = await self._writer.read_sources(part)
-            except Damaged as error:
+            except StorageError as error:
                 self._warn("some answers of earlier batches are bought again", error)
                 continue
             kept = await self._blobs.offload(partial(self._good, part, texts, models))
@@ -266,7 +266,7 @@ class AnswerCache:
         for earlier, places in wanted.items():
             try:
                 copies += await self._copies_of(self._earlier[earlier], sorted(places))
-            except Damaged as error:
+            except StorageError as error:
                 self._warn("some answers of an earlier batch are bought again", error)
         return copies
 
@@ -301,7 +301,7 @@ class AnswerCache:
                 self._routes[model] = None
         return self._routes[model]
 
-    def _warn(self, what: str, error: Damaged) -> None:
+    def _warn(self, what: str, error: StorageError) -> None:
         log.warning(what, batch=self._batch.id, reason=str(error))
 
 

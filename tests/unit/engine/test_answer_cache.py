@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batchwright.domain.batch import Batch, Status
-from batchwright.domain.errors import NotSent
+from batchwright.domain.errors import NotSent, StorageError
 from batchwright.engine import answer_cache
 from batchwright.providers.base import Answer, Call
 from simulation import (
@@ -321,6 +321,35 @@ def test_a_damaged_answer_is_bought_again() -> None:
         assert world.network.ledger.count("a") + world.network.ledger.count("b") > 2
 
     simulate(damaged())
+
+
+@pytest.mark.parametrize(
+    ("method", "which"),
+    [("read", "input"), ("read", "account"), ("read_ranges", "account"), ("read_ranges", "output")],
+)
+def test_what_cannot_be_read_of_an_earlier_batch_is_bought_again(
+    method: str, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreadable() -> None:
+        world = World(1)
+        engine = await world.boot()
+        first, _ = await done(world, ["a"])
+        (asked,) = await world.store.get_extents(TENANT, first.input_file_id)
+        key = asked.key if which == "input" else f"batches/{first.id}/1/{which}"
+        read = getattr(world.blobs, method)
+
+        def refuse(name: str, *args: Any) -> Any:
+            if name == key:
+                raise StorageError(f"{name}: Input/output error")
+            return read(name, *args)
+
+        monkeypatch.setattr(world.blobs, method, refuse)
+        batch, results = await done(world, ["a"])
+        assert (batch.status, said(results)) == (Status.COMPLETED, ["a"])
+        assert world.network.ledger == ["a", "a"]
+        assert engine.failure is None
+
+    simulate(unreadable())
 
 
 def test_with_dedupe_a_line_is_a_copy_of_an_earlier_batch_or_of_its_leader() -> None:
