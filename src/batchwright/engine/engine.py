@@ -329,15 +329,16 @@ class Engine:
     @asynccontextmanager
     async def reading(self, extents: Sequence[Extent]) -> AsyncIterator[None]:
         """Keep the bytes of a file while it is downloaded, even if it is deleted meanwhile."""
-        for extent in extents:
-            self.readers[extent.key] = self.readers.get(extent.key, 0) + 1
+        held = [key for extent in extents for key in _keys_read(extent)]
+        for key in held:
+            self.readers[key] = self.readers.get(key, 0) + 1
         try:
             yield
         finally:
-            for extent in extents:
-                self.readers[extent.key] -= 1
-                if not self.readers[extent.key]:
-                    del self.readers[extent.key]
+            for key in held:
+                self.readers[key] -= 1
+                if not self.readers[key]:
+                    del self.readers[key]
 
     def check_room(self) -> None:
         """Raises `NoSpace` below the reserve: nothing more is taken in."""
@@ -394,6 +395,12 @@ class Engine:
         """Room for every answer that is under way: an answer that is paid for can be stored."""
         answers = [lane.room_bytes for lane in self.router.lanes]
         return max(self.settings.reserve_bytes, *answers, 0)
+
+
+def _keys_read(extent: Extent) -> list[str]:
+    """The blobs that `Engine.read_file` reads for an extent."""
+    place = SegmentKeys.place_of(extent.key)
+    return [extent.key] if place is None else [extent.key, SegmentKeys.of(*place).account]
 
 
 def hold(lane: Lane, is_held: bool) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from batchwright.domain.errors import NotFound, StorageError
 from batchwright.engine.engine import Engine
+from batchwright.engine.recovery import BLOCK_RECORDS
 from simulation import TENANT, VirtualLoop, World, chat_lines, simulate
 
 DAY_S = 86_400.0
@@ -63,6 +64,28 @@ def test_bytes_stay_while_somebody_downloads_them() -> None:
         assert engine.readers == {}
         await next_round(world)
         assert await world.blobs.size(extents[0].key) is None
+
+    simulate(downloaded())
+
+
+def test_a_download_of_results_goes_on_when_the_file_is_deleted_meanwhile() -> None:
+    async def downloaded() -> None:
+        world = World(2)
+        engine = await world.boot()
+        batch = await world.create_batch(chat_lines(BLOCK_RECORDS + 10))
+        await engine.wait(batch.id)
+        file_id = (await world.get_batch(batch.id)).output_file_id or ""
+        extents = await world.store.get_extents(TENANT, file_id)
+        async with engine.reading(extents):
+            pieces = engine.read_file(extents)
+            read = await anext(pieces)
+            await world.store.delete_file(TENANT, file_id)
+            await next_round(world)
+            read += b"".join([piece async for piece in pieces])
+        assert len(read.splitlines()) == BLOCK_RECORDS + 10
+        assert engine.readers == {}
+        await next_round(world)
+        assert await world.blobs.keys(f"batches/{batch.id}/") == []
 
     simulate(downloaded())
 
