@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from batchwright.blobs.base import Blobs, read_extent_ranges
 from batchwright.domain.batch import Batch
@@ -56,6 +57,7 @@ class Copier:
         self._cache = cache
         self._on_end = on_end
         self._duplicates = None if batch.is_deduped else NO_DUPLICATES  # None: not known yet
+        self._copies_in_all = 0  # once all followers have theirs; known with the duplicates
         self._at = (0, 0)  # epoch, and byte of its account file up to which all is copied
         self._task: asyncio.Task[None] | None = None
         self._is_stopped = False
@@ -63,6 +65,11 @@ class Copier:
     def is_follower(self, line: int) -> bool:
         """Whether a line is never sent. Known once `start` has called `on_ready`."""
         return self._duplicates is not None and self._duplicates.is_follower(line)
+
+    @property
+    def owed(self) -> int:
+        """How many followers are still to get a result; 0 while they are not known."""
+        return max(self._copies_in_all - self._journal.tally.copies, 0)
 
     def start(self, on_ready: Callable[[], None]) -> None:
         """Copy what earlier batches have, find the followers, call `on_ready`, and copy for them
@@ -110,14 +117,20 @@ class Copier:
         self._on_end(None if task.cancelled() else task.exception())
 
     async def _know_duplicates(self, is_stopping: Callable[[], bool]) -> bool:
-        if self._duplicates is None:
-            self._duplicates = await find_duplicates(
-                self._extents,
-                endpoint=self._batch.endpoint,
-                blobs=self._blobs,
-                is_stopping=is_stopping,
-            )
-        return self._duplicates is not None
+        if self._duplicates is not None:
+            return True
+        found = await find_duplicates(
+            self._extents,
+            endpoint=self._batch.endpoint,
+            blobs=self._blobs,
+            is_stopping=is_stopping,
+        )
+        if found is not None:
+            tally = self._journal.tally
+            undone = await self._blobs.offload(partial(found.count_undone, tally.is_done))
+            self._copies_in_all = tally.copies + undone
+            self._duplicates = found
+        return found is not None
 
     # Copying to followers
 

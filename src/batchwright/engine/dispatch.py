@@ -206,6 +206,17 @@ class BatchRun:
         return self.tally.settled >= self.total
 
     @property
+    def ran(self) -> int:
+        """Requests that are settled and were run: copies come much faster."""
+        return self.tally.settled - self.tally.copies
+
+    @property
+    def left(self) -> int:
+        """Requests that are still to be run: followers are not, they end with their leaders."""
+        owed = 0 if self._copier is None else self._copier.owed
+        return self.total - self.tally.settled - owed
+
+    @property
     def segments(self) -> list[Segment]:
         """The segments as far as they are durable: what may be read while it runs."""
         synced = Segment(self._batch.id, self._batch.epoch, self._journal.synced)
@@ -216,8 +227,8 @@ class BatchRun:
         return list(self._flows)
 
     def rate_per_s(self) -> float:
-        """Requests settled per second, over the last seconds."""
-        return self._pace.per_s(self._runtime.monotonic(), self.tally.settled)
+        """Requests run per second, over the last seconds."""
+        return self._pace.per_s(self._runtime.monotonic(), self.ran)
 
     # Life
 
@@ -566,7 +577,8 @@ class BatchRun:
     def _on_durable(self, tokens: Sequence[SlotToken | None]) -> None:
         """A group is synced: its slots are free."""
         self._release([token for token in tokens if token is not None])
-        self._pace.note(self._runtime.monotonic(), self.tally.settled)
+        if ran := self.ran:  # before, copies are made and nothing is sent
+            self._pace.note(self._runtime.monotonic(), ran)
         if self._budget.held_bytes < self._budget.bytes_max:
             self._reader.go_on()
         if self._suspects.are_held:

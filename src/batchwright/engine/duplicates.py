@@ -45,6 +45,10 @@ class Duplicates:
         """Offset and length of a follower's line in the input."""
         return self._offsets[follower], self._lengths[follower]
 
+    def count_undone(self, is_done: Callable[[int], bool]) -> int:
+        """How many followers are not done."""
+        return sum(not is_done(line) for line, length in enumerate(self._lengths) if length)
+
     def _link(self, earlier: int, later: int, lines: int) -> None:
         if not self.count:  # by repetition: from bytes, each would be there twice for a moment
             self._next = array("I", [0]) * (lines + 1)

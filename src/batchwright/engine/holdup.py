@@ -154,9 +154,9 @@ def outlook(batch: Batch, run: BatchRun, holdup: Holdup | None, now: float) -> F
     """When a batch will have ended, at the monotonic time `now`; None where nothing tells."""
     if batch.status is not Status.IN_PROGRESS or (holdup is not None and holdup.stands_still):
         return None
-    spans_per_s, span_s = run._pace.spans_per_s(now, run.tally.settled)
+    spans_per_s, span_s = run._pace.spans_per_s(now, run.ran)
     return forecast(
-        run.total - run.tally.settled,
+        run.left,
         spans_per_s,
         span_s,
         share=holdup.share or 1.0 if holdup else 1.0,
@@ -195,7 +195,7 @@ def _ceiling(run: BatchRun, holdup: Holdup | None) -> Ceiling | None:
 
 
 def _used_by_each(run: BatchRun, unit: str | None) -> float:
-    """What a settled request has used of a limit, on average; 0 while it is not known."""
+    """What a request that was run has used of a limit, on average; 0 while it is not known."""
     tally = run.tally
     used = {
         "requests": tally.attempts,
@@ -203,4 +203,4 @@ def _used_by_each(run: BatchRun, unit: str | None) -> float:
         "input_tokens": tally.usage.input_tokens,
         "output_tokens": tally.usage.output_tokens,
     }
-    return used.get(unit or "", 0) / tally.settled if tally.settled else 0.0
+    return used.get(unit or "", 0) / run.ran if run.ran else 0.0

@@ -1,4 +1,7 @@
-"""The pace of a batch: how many requests settle per second, over the last seconds and minutes."""
+"""The pace of a batch: how many requests are run per second, over the last seconds and minutes.
+
+What is said of those that have settled is meant without copies: they come much faster.
+"""
 
 from __future__ import annotations
 

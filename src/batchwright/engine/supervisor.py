@@ -361,15 +361,15 @@ class Supervisor:
         if self._deadline is not None and self.batch.paused_at is None:
             now = self._runtime.monotonic()
             left_s = self._deadline - now
-            self._urgency = Urgency(weight, now=now, settled=run.tally.settled, left_s=left_s)
+            self._urgency = Urgency(weight, now=now, settled=run.ran, left_s=left_s)
 
     def _check_urgency(self, run: BatchRun) -> None:
         """Raise the weight of a batch that would not end in time, and lower it again."""
         if self._urgency is None or self._deadline is None:
             return
-        now, settled, before = self._runtime.monotonic(), run.tally.settled, self._urgency.weight
-        left, left_s = run.total - settled, self._deadline - now
-        weight = self._urgency.check(now=now, settled=settled, left=left, left_s=left_s)
+        now, before = self._runtime.monotonic(), self._urgency.weight
+        left_s = self._deadline - now
+        weight = self._urgency.check(now=now, settled=run.ran, left=run.left, left_s=left_s)
         if weight != before:
             run.set_weight(weight)
 

@@ -22,6 +22,7 @@ class Tally:
     def __init__(self) -> None:
         self.completed = 0
         self.failed = 0
+        self.copies = 0  # among those
         self.attempts = 0  # calls made, also those that did not become a result
         self.cost_nano = 0
         self.unpriced = 0  # answers that `cost_nano` is without
@@ -29,7 +30,6 @@ class Tally:
         self.suspicions: dict[int, Suspicion] = {}  # of undone lines
         self.tries: dict[int, int] = {}  # of undone lines: calls that are on record
         self._tokens = [0, 0, 0, 0]
-        self._copies = 0
         self._unpriced_copies = 0
         self._saved = [0, 0, 0, 0, 0]  # tokens as above, and cost
         self._done = LineSet()
@@ -84,7 +84,7 @@ class Tally:
         else:
             self.failed += 1
             self.codes[code] = self.codes.get(code, 0) + 1
-        self._copies += 1
+        self.copies += 1
         self._unpriced_copies += bool(flags & UNPRICED)
         for which, amount in enumerate(record[6:11]):
             self._saved[which] += amount
@@ -116,7 +116,7 @@ class Tally:
     @property
     def savings(self) -> Savings:
         *tokens, cost_nano = self._saved
-        return Savings(self._copies, Usage(*tokens), cost_nano, self._unpriced_copies)
+        return Savings(self.copies, Usage(*tokens), cost_nano, self._unpriced_copies)
 
     @property
     def maybe_paid_twice(self) -> int:

@@ -84,12 +84,11 @@ class Gauge:
             self._settled_before = tally.settled
         self._meter.note(
             monotonic(),
-            settled=tally.settled,
+            settled=run.ran,
             calls=tally.attempts,
             tokens=tally.usage.total_tokens,
         )
         settled_per_s, calls_per_s, tokens_per_s = self._meter.rates()
-        left = run.total - tally.settled
         return Snapshot(
             phase=phase,
             total=run.total,
@@ -98,7 +97,7 @@ class Gauge:
             in_flight=sum(lane.in_flight for lane in run.lanes),
             calls_per_s=calls_per_s,
             tokens_per_s=tokens_per_s,
-            left_s=left / settled_per_s if settled_per_s else None,
+            left_s=run.left / settled_per_s if settled_per_s else None,
             holds_back=self._holds_back(run),
         )
 

@@ -61,13 +61,14 @@ def _rate_per_s(batch: Batch, engine: Engine) -> float | None:
 
 
 def _mean_rate_per_s(batch: Batch) -> float | None:
-    """Of what was run: lines for requests that were not are written much faster."""
+    """Of what was run: copies, and lines for requests that were not, are written much faster."""
     ended_at = batch.ended_at
     if ended_at is None or batch.in_progress_at is None or ended_at <= batch.in_progress_at:
         return None
     settled = batch.counts.completed + batch.counts.failed
     not_run = sum(batch.closing.codes.get(code.wire, 0) for code in NOT_RUN)
-    return (settled - not_run) / (ended_at - batch.in_progress_at)
+    copies = batch.closing.savings.requests
+    return (settled - copies - not_run) / (ended_at - batch.in_progress_at)
 
 
 def _finish(batch: Batch, engine: Engine, holdup: Holdup | None) -> Wire:

@@ -87,6 +87,11 @@ async def test_what_stands_beside_the_body_does_not_matter() -> None:
     assert list(found.followers(1)) == [2]
 
 
+async def test_followers_that_are_not_done_are_counted() -> None:
+    found = await found_in([line("a", '{"x":1}'), line("b", "{}"), *[line("c", '{"x":1}')] * 3])
+    assert found.count_undone(lambda number: number in (1, 4)) == 2
+
+
 async def test_without_equals_nothing_is_kept_of_the_lines() -> None:
     found = await found_in([line("a", f'{{"a":{number}}}') for number in range(1000)])
     assert found.count == 0

@@ -16,7 +16,7 @@ from batchwright.engine.holdup import Holdup, find, outlook, share
 from batchwright.engine.lane import LaneLimits
 from batchwright.engine.limiter import Declared
 from batchwright.providers.base import Answer, Call
-from simulation import World, chat_lines, simulate
+from simulation import World, chat_lines, chat_lines_saying, simulate
 
 CAPPED = LaneLimits(declared=Declared(requests_per_minute=600))
 
@@ -86,6 +86,61 @@ def test_a_limit_is_named_with_its_figures_and_the_end_is_foretold() -> None:
         assert await holdup_of(world, batch) is None
 
     simulate(limited())
+
+
+async def foretold_and_taken(world: World, batch: Batch) -> tuple[Forecast, float]:
+    """The forecast for a batch now, and how long it then took."""
+    forecast, asked_at = await outlook_of(world, batch), world.runtime.monotonic()
+    assert forecast is not None
+    assert world.engine is not None
+    await world.engine.wait(batch.id)
+    return forecast, world.runtime.monotonic() - asked_at
+
+
+def test_answers_that_were_copied_from_earlier_batches_tell_nothing_of_the_pace() -> None:
+    async def copied() -> None:
+        world = World(1, limits=CAPPED)
+        engine = await world.boot()
+        options = {"cache": {"max_age_s": 86_400}}
+        known = await world.create_batch(chat_lines(3000), options=options)
+        await engine.wait(known.id)
+        batch = await world.create_batch(chat_lines(3600), options=options)
+        await asyncio.sleep(20)
+        forecast, took_s = await foretold_and_taken(world, batch)
+        assert forecast.early_s <= took_s <= forecast.late_s
+
+    simulate(copied())
+
+
+def test_followers_end_with_their_leaders_and_are_no_work_to_come() -> None:
+    async def deduped() -> None:
+        world = World(1, limits=CAPPED)
+        await world.boot()
+        texts = [f"text {number}" for number in range(600)]
+        data = chat_lines_saying([*texts, *texts[:300], *texts[:300]])
+        batch = await world.create_batch(data, options={"dedupe": True})
+        await asyncio.sleep(25)
+        forecast, took_s = await foretold_and_taken(world, batch)
+        assert forecast.early_s <= took_s <= forecast.late_s
+
+    simulate(deduped())
+
+
+def test_a_batch_that_would_be_late_is_raised_also_after_many_copies() -> None:
+    async def late() -> None:
+        world = World(1, limits=CAPPED)
+        engine = await world.boot()
+        options = {"cache": {"max_age_s": 86_400}}
+        known = await world.create_batch(chat_lines(1000), options=options)
+        await engine.wait(known.id)
+        batch = await world.create_batch(chat_lines(2600), "1m", options=options)
+        await asyncio.sleep(30)
+        supervisor = engine.supervisor(batch.id)
+        assert supervisor is not None
+        assert supervisor._urgency is not None
+        assert supervisor._urgency.weight > batch.priority.weight
+
+    simulate(late())
 
 
 def test_the_calls_in_flight_are_named_where_they_bind() -> None:

@@ -45,7 +45,8 @@ def running(rate_per_s: float, *reasons: str | None) -> Any:
         rate_per_s=lambda: rate_per_s,
         lanes=lanes,
         total=100,
-        tally=SimpleNamespace(settled=50),
+        ran=50,
+        left=50,
         _pace=pace,
         _flows={each: Flow("t", lambda: None) for each in lanes},
     )
@@ -154,7 +155,7 @@ def test_an_ended_batch_tells_its_mean_rate_and_its_sums() -> None:
     listed = ours(ended, engine_with(), is_listed=True)
 
     assert told == {
-        "requests_per_s": 5.0,
+        "requests_per_s": 4.7,
         "expected_finish_at": None,
         "expected_finish_between": None,
         "held_back_by": None,
