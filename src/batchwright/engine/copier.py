@@ -96,6 +96,7 @@ class Copier:
     async def _run(self, on_ready: Callable[[], None]) -> None:
         if self._cache is not None:
             await self._cache.recall(self._has_stopped)
+            self._cache = None  # it holds megabytes
         if not await self._know_duplicates(self._has_stopped) or self._is_stopped:
             return
         on_ready()

@@ -446,6 +446,23 @@ def test_crashes_while_answers_are_copied_lose_and_double_nothing(seed: int) -> 
     simulate(killed())
 
 
+def test_what_was_found_of_earlier_batches_is_kept_no_longer_than_it_is_copied() -> None:
+    async def sending() -> None:
+        world = World(1)
+        engine = await world.boot()
+        await done(world, ["a"])
+        batch = await world.create_batch(chat_lines_saying(["a", "b"]), options=DAY)
+        while not world.network.in_flight:
+            await asyncio.sleep(0.01)
+        supervisor = engine.supervisor(batch.id)
+        assert supervisor is not None
+        assert supervisor.current is not None
+        assert supervisor.current._copier is not None
+        assert supervisor.current._copier._cache is None
+
+    simulate(sending())
+
+
 def test_a_stop_while_answers_are_copied_leaves_the_rest_to_the_next_start() -> None:
     async def stopped() -> None:
         world = World(3)
