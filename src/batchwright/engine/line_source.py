@@ -143,9 +143,13 @@ class _Index:
             self._prefixes.add(*self._read_prompt(content or b""))
 
     def arrange(self) -> None:
-        """Find the order; no line is added after that."""
+        """Find the order; no line is added after that. Where it is that of the input, nothing is
+        kept of the lines."""
         found = self._prefixes.arrange()
-        self._arrangement = None if found.says_nothing else found
+        if found.says_nothing:
+            del self.numbers[:], self.offsets[:], self.lengths[:]
+        else:
+            self._arrangement = found
 
     def walk(self, is_done: Callable[[int], bool] | None) -> Walk | None:
         """A walk over the undone lines; None where it is that of the input."""

@@ -113,6 +113,8 @@ async def test_a_file_without_common_prompts_is_read_from_its_beginning_to_its_e
     found, rest = await read_rest(source, 7)
     assert found == await read(InputSource(extents=extents, blobs=blobs))
     assert rest == found[7:]
+    index = source._index
+    assert [len(each) for each in (index.numbers, index.offsets, index.lengths)] == [0, 0, 0]
 
 
 async def test_a_line_that_cannot_be_read_comes_where_it_stands() -> None:
