@@ -168,7 +168,8 @@ class Lane:
     def submit_live(self, job: LiveJob) -> None:
         """Queue a call that somebody waits for; it goes before all batch work."""
         self._live.append(job)
-        at_once = len(self._live) + len(self._live_in_flight)
+        waiting = sum(not each.is_cancelled for each in self._live)
+        at_once = waiting + len(self._live_in_flight)
         self._live_room.note(at_once, self._runtime.monotonic())
         self.wake()
 

@@ -22,7 +22,7 @@ class LiveRoom:
         self._until = 0.0
 
     def note(self, at_once: int, now: float) -> None:
-        """So many are live, or want to be."""
+        """So many are live, or want to be: those whose clients have left are not."""
         if now >= self._until:
             self._before = 0 if self._is_over(now) else self._peak
             self._peak = 0

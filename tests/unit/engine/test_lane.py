@@ -226,6 +226,22 @@ def test_a_live_call_finds_a_place_where_batch_work_could_take_all() -> None:
     simulate(history())
 
 
+def test_no_place_is_kept_for_live_calls_whose_clients_have_left() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=8)
+        jobs = [work.job("batch", then=lambda _: work.lane.release_slot()) for _ in range(100)]
+        flow_of(work.lane, *jobs)
+        await asyncio.sleep(0.5)
+        for _ in range(4):
+            left = work.job("live")
+            work.lane.submit_live(left)
+            left.cancel()
+        await asyncio.sleep(5)
+        assert work.lane.in_flight == 7
+
+    simulate(history())
+
+
 def test_long_after_the_last_live_call_batch_work_takes_every_place() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=4)
