@@ -29,13 +29,13 @@ from batchwright.engine.account import (
     unpack_all,
     unpack_whole,
 )
-from batchwright.engine.copies import SLICE_LINES as COPIES_MAX
 from batchwright.engine.slots import LeftTable, SlotTable, read_slots, slots_in, table_bytes
 from batchwright.engine.suspects import Crowd, Suspicion, judge
 from batchwright.engine.tally import Tally
 from batchwright.store.base import EngineStore
 
 BLOCK_RECORDS = 4096  # how many are read at a time
+COPIES_MAX = 2_000  # that any version so far has written at a time: it is never lowered
 _BLOCK_BYTES = BLOCK_RECORDS * RECORD_BYTES
 
 

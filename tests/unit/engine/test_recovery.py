@@ -17,9 +17,11 @@ from batchwright.domain.errors import Damaged, NoSpace, Superseded
 from batchwright.domain.result import head_prefix, line_head
 from batchwright.domain.segment import Segment, SegmentKeys, SegmentLengths
 from batchwright.engine.account import OUTPUT, RECORD_BYTES
+from batchwright.engine.copies import SLICE_LINES
 from batchwright.engine.journal import Journal
 from batchwright.engine.lane import LaneLimits
 from batchwright.engine.recovery import (
+    COPIES_MAX,
     Unheard,
     count_crowds,
     create_segment,
@@ -223,6 +225,10 @@ async def test_copies_of_answers_may_be_unsynced_beside_the_answers_in_slots() -
     tally, _, _ = await disk.recover()
 
     assert tally.settled == 0
+
+
+def test_no_more_copies_are_written_at_a_time_than_recovery_takes_for_unsynced() -> None:
+    assert SLICE_LINES <= COPIES_MAX
 
 
 async def test_answers_without_any_account_file_are_damage() -> None:
