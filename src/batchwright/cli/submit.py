@@ -20,9 +20,10 @@ from batchwright.cli.options import (
 from batchwright.cli.status import described
 from batchwright.cli.terminal import note, say, say_json
 from batchwright.cli.wait import wait_for
+from batchwright.domain.errors import UsageError
 from batchwright.domain.order import Order
 from batchwright.domain.priority import Priority
-from batchwright.domain.window import window_s
+from batchwright.domain.window import age_s, window_s
 
 
 def submit(
@@ -53,7 +54,7 @@ def submit(
     cache: Annotated[
         str | None,
         typer.Option(
-            metavar="SPAN", help="Take answers of your earlier batches with --cache: 24h, 7d."
+            metavar="SPAN", help="Take answers of your earlier batches with --cache: 1s to 365d."
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
@@ -72,7 +73,7 @@ def submit(
     window_s(window)  # raises before anything is uploaded
     options: dict[str, Any] = {"dedupe": True} if dedupe else {}
     if cache is not None:
-        options["cache"] = {"max_age_s": int(window_s(cache))}
+        options["cache"] = {"max_age_s": _age_s(cache)}
     if priority is not None:
         options["priority"] = priority.value
     if order is not None:
@@ -80,6 +81,13 @@ def submit(
     return run_async(
         _submit(file, window, description, options, wait, config, base_url, api_key, as_json)
     )
+
+
+def _age_s(cache: str) -> int:
+    try:
+        return age_s(cache)
+    except UsageError as error:
+        raise UsageError(f"--cache: {error}") from None
 
 
 async def _submit(

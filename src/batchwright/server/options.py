@@ -10,11 +10,11 @@ from batchwright.domain.batch import CACHE, DEDUPE
 from batchwright.domain.errors import UsageError
 from batchwright.domain.order import ORDER, Order, order_of
 from batchwright.domain.priority import Priority
+from batchwright.domain.window import AGE_S_MAX
 from batchwright.server.fields import boolean, text, whole_number, wrong_type, wrong_value
 
 KEY = "batchwright"
 MAX_AGE = "max_age_s"
-MAX_AGE_S_MAX = 31_536_000  # a year; answers are kept for 30 days unless it is told otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,9 @@ def _cache_of(value: Any, param: str) -> dict[str, int]:
             code="missing_required_parameter",
         )
     max_age_s = whole_number(value[MAX_AGE], named)
-    if not 1 <= max_age_s <= MAX_AGE_S_MAX:
+    if not 1 <= max_age_s <= AGE_S_MAX:
         raise UsageError(
-            f"Invalid '{named}': expected 1 to {MAX_AGE_S_MAX}, but got {max_age_s}.",
+            f"Invalid '{named}': expected 1 to {AGE_S_MAX}, but got {max_age_s}.",
             param=named,
             code="invalid_value",
         )

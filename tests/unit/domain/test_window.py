@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchwright.domain.errors import UsageError
-from batchwright.domain.window import WINDOW_S_MAX, WINDOW_S_MIN, window_s
+from batchwright.domain.window import WINDOW_S_MAX, WINDOW_S_MIN, age_s, window_s
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,17 @@ def test_no_text_gives_a_window_out_of_bounds(window: str) -> None:
     except UsageError:
         return
     assert WINDOW_S_MIN <= seconds <= WINDOW_S_MAX
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds"), [("1s", 1), ("90m", 5_400), ("24h", 86_400), ("365d", 31_536_000)]
+)
+def test_an_age_is_from_a_second_to_a_year(age: str, seconds: int) -> None:
+    assert age_s(age) == seconds
+
+
+@pytest.mark.parametrize("age", ["", "0s", "366d", "soon", "7", "7w", "1.5h", "7d ", "-1s"])
+def test_any_other_age_is_refused_with_what_is_expected(age: str) -> None:
+    with pytest.raises(UsageError, match="a span from 1s to 365d") as refused:
+        age_s(age)
+    assert repr(age) in refused.value.message
