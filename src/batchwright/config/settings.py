@@ -144,10 +144,10 @@ class ProviderConfig:
         (), read_names, "Names or globs of the models to use it for; absent: ask its `/models`."
     )
     requests_per_minute: int | None = setting(
-        None, whole(1, COUNT_MAX), "Its rate limit in requests; absent: none."
+        None, whole(1, COUNT_MAX), "A cap of your own on its requests; absent: only the provider's limit."
     )
     tokens_per_minute: int | None = setting(
-        None, whole(1, 10**12), "Its rate limit in tokens; absent: none."
+        None, whole(1, 10**12), "A cap of your own on its tokens; absent: only the provider's limit."
     )
     max_concurrency: int = setting(
         2_000, whole(1, 10_000), "A ceiling on the calls in flight; it begins at 50."
@@ -166,9 +166,6 @@ class ProviderConfig:
     )
     proxy: Secret | None = setting(
         None, read_proxy, "URL of the proxy for its calls; the proxy variables are not used."
-    )
-    batch: bool = setting(
-        True, read_flag, "Whether its own batch API may be used, where batchwright knows it."
     )
 
 
