@@ -50,4 +50,4 @@ def _note_limits(found: Inspection, source: Path, config: Config) -> None:
     if requests_max is not None and found.report.total > requests_max:
         note(f"more than the {requests_max:,} requests that a batch of a server may have")
     if source.stat().st_size > limits.file_mb * 2**20:
-        note(f"larger than the {limits.file_mb:,} MB that a server takes in one file")
+        note(f"larger than the {limits.file_mb:,} MiB that a server takes in one file")

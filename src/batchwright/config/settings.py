@@ -111,7 +111,9 @@ class LimitsConfig:
         30.0, number(0, 3600), "How long calls in flight may go on at a stop, cancel or expiry."
     )
     held_mb: int = setting(
-        128, whole(1, 1_000_000), "Request bodies held in memory per batch, in MiB."
+        128,
+        whole(1, 1_000_000),
+        "Request bodies, and answers not stored yet, held in memory per batch, in MiB.",
     )
     reserve_mb: int = setting(
         1024, whole(0, 1_000_000_000), "Free disk space below which nothing is sent, in MiB."
@@ -144,10 +146,14 @@ class ProviderConfig:
         (), read_names, "Names or globs of the models to use it for; absent: ask its `/models`."
     )
     requests_per_minute: int | None = setting(
-        None, whole(1, COUNT_MAX), "A cap of your own on its requests; absent: only the provider's limit."
+        None,
+        whole(1, COUNT_MAX),
+        "A cap of your own on its requests; absent: only the provider's limit.",
     )
     tokens_per_minute: int | None = setting(
-        None, whole(1, 10**12), "A cap of your own on its tokens; absent: only the provider's limit."
+        None,
+        whole(1, 10**12),
+        "A cap of your own on its tokens; absent: only the provider's limit.",
     )
     max_concurrency: int = setting(
         2_000, whole(1, 10_000), "A ceiling on the calls in flight; it begins at 50."
