@@ -55,7 +55,7 @@ def _report(error: BaseException, help_command: str) -> int:
         case _ if isinstance(error, _ClickError) and not error.format_message():
             return int(Exit.USAGE)  # a group without its command: its help has been shown
         case _ if isinstance(error, _ClickError):
-            return _say(error.format_message(), _usage_hint(error), Exit.USAGE)
+            return _say(_usage_message(error), _usage_hint(error), Exit.USAGE)
         case BatchwrightError():
             return _say(_message(error), _hint(error, help_command), _exit_of(error))
         case OSError() if error.strerror:
@@ -84,6 +84,26 @@ def _say(message: str, hint: str | None, code: Exit) -> int:
         sys.stderr.write(f"hint: {plain(hint)}\n")
     sys.stderr.flush()
     return code
+
+
+def _usage_message(error: Any) -> str:
+    """Typer's text on one line, without the words of its validation library."""
+    text = " ".join(error.format_message().split()).replace("Value error, ", "", 1)
+    text = text.removesuffix(" (Possible options: --help)")
+    owners = _owners_of_unknown(error)
+    return f"{text} (only `{owners[0]}` has {error.option_name})" if len(owners) == 1 else text
+
+
+def _owners_of_unknown(error: Any) -> list[str]:
+    """The commands that have the option that the given one has not."""
+    if not hasattr(error, "possibilities") or error.ctx is None:
+        return []
+    commands = _commands(error.ctx.find_root().command)
+    return [
+        name
+        for name, command in commands.items()
+        if any(error.option_name in each.opts for each in command.params)
+    ]
 
 
 def _usage_hint(error: BaseException) -> str | None:

@@ -172,6 +172,27 @@ def test_a_wrong_argument_is_a_usage_error(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("priority batch_1", "Missing argument 'LEVEL'. Choose from: low, normal, high"),
+        (
+            "priority batch_1 top",
+            "Invalid value for 'LEVEL': 'top' is not one of 'low', 'normal', 'high'.",
+        ),
+        ("run in.csv --cache 7d", "No such option: --cache (only `submit` has --cache)"),
+        ("run in.csv --xyzzy", "No such option: --xyzzy"),
+        ("wait --jsn", "No such option: --jsn (Possible options: --json)"),
+    ],
+)
+def test_a_wrong_argument_is_told_on_one_line_in_plain_words(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(app, arguments.split())
+
+    assert capsys.readouterr().err.splitlines()[0] == f"error: {message}"
+
+
+@pytest.mark.parametrize(
     ("status", "failed", "code"),
     [
         ("completed", 0, Exit.OK),
