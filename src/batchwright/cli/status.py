@@ -23,6 +23,9 @@ from batchwright.cli.terminal import (
     shown_span,
     shown_time,
 )
+from batchwright.domain.batch import TERMINAL
+from batchwright.domain.result import NOT_RUN
+from batchwright.domain.window import span_of
 
 if TYPE_CHECKING:
     from batchwright.client.api import Client
@@ -86,13 +89,14 @@ def described(batch: Wire) -> Iterator[str]:
     if "cost_usd" in ours:
         yield _labelled("cost", shown_cost(ours["cost_usd"]))
     yield from _optional("saved", _saved(ours.get("savings") or {}))
+    yield from _optional("options", _options(ours))
     yield _labelled("created", shown_time(batch.get("created_at")))
     if batch["status"] in ("validating", "in_progress", "finalizing"):
         yield _labelled("expires", shown_time(batch.get("expires_at")))
     if is_paused(batch):
         since = shown_time(ours["paused_at"])
         yield _labelled("paused", f"{since}; batchwright resume {batch['id']} goes on")
-    yield from _optional("errors", _codes(ours.get("failed_by_code") or {}))
+    yield from _optional("errors", _codes(_codes_apart(batch)[1]))
     yield from _optional("paid twice?", _paid_twice(ours.get("possibly_paid_twice") or {}))
     yield from _optional("problem", ours.get("problem"))
     yield from _input_errors(batch)
@@ -106,6 +110,8 @@ def reasons(batch: Wire, examples: dict[str, str]) -> Iterator[str]:
         yield _labelled("held back by", held_back_by or ours["problem"])
     elif batch["status"] == "in_progress":
         yield _labelled("held back by", "nothing but the speed of the answers")
+    elif batch["status"] in TERMINAL:
+        yield _labelled("held back by", "it has ended: nothing holds it back")
     limit = ours.get("limit") or {}
     yield from _optional("figures", _figures(limit))
     yield from _optional("expected end", _range(ours, batch.get("expires_at")))
@@ -169,6 +175,13 @@ def _counts(batch: Wire) -> str:
     total, completed, failed = (int(counts.get(k) or 0) for k in ("total", "completed", "failed"))
     if not total:
         return "not counted yet" if batch["status"] == "validating" else "none"
+    not_run, _ = _codes_apart(batch)
+    if not_run:
+        count = sum(not_run.values())
+        return (
+            f"{completed:,} answered, {count:,} not run ({', '.join(not_run)}), "
+            f"{max(failed - count, 0):,} failed"
+        )
     return f"{completed + failed:,} of {total:,} done, {failed:,} failed"
 
 
@@ -193,6 +206,26 @@ def _saved(savings: Wire) -> str | None:
     if not savings.get("requests"):
         return None
     return shown_savings(savings["requests"], savings["usage"]["total_tokens"], savings["cost_usd"])
+
+
+def _codes_apart(batch: Wire) -> tuple[dict[str, int], dict[str, int]]:
+    """How many were not run, and how many failed, by code."""
+    codes = (batch.get("batchwright") or {}).get("failed_by_code") or {}
+    names = [code.wire for code in NOT_RUN]
+    return (
+        {code: count for code, count in codes.items() if code in names},
+        {code: count for code, count in codes.items() if code not in names},
+    )
+
+
+def _options(ours: Wire) -> str:
+    """What was asked for beside the requests; nothing for what is as always."""
+    dedupe = ["dedupe"] if ours.get("dedupe") else []
+    order = ours.get("order") or "input"
+    ordered = [] if order == "input" else [f"order {order}"]
+    max_age_s = (ours.get("cache") or {}).get("max_age_s")
+    cache = [f"cache {span_of(max_age_s)}"] if max_age_s else []
+    return ", ".join([*dedupe, *ordered, *cache])
 
 
 def _codes(codes: dict[str, int]) -> str:

@@ -42,6 +42,12 @@ def age_s(age: str) -> int:
     return seconds
 
 
+def span_of(seconds: int) -> str:
+    """Seconds as a person writes them, in the largest unit that leaves no rest: `7d`, `90m`."""
+    unit = next(unit for unit in "dhms" if seconds % _UNIT_S[unit] == 0)
+    return f"{seconds // _UNIT_S[unit]}{unit}"
+
+
 def _seconds(span: str) -> int:
     """0 for what is no span."""
     found = _FORM.fullmatch(span)

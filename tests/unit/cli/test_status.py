@@ -47,6 +47,29 @@ def test_counts_speed_cost_and_errors_are_shown() -> None:
     assert "possibly 2 (lines 7, 9)" in text
 
 
+def test_what_was_not_run_is_told_apart_from_what_failed() -> None:
+    counts = {"total": 1500, "completed": 68, "failed": 1432}
+    codes = {"batch_cancelled": 1430, "500": 2}
+    ended = {"status": "cancelled", "request_counts": counts}
+
+    text = shown({**BATCH, **ended, "batchwright": {"failed_by_code": codes}})
+
+    assert "68 answered, 1,430 not run (batch_cancelled), 2 failed\n" in text
+    assert "500 × 2" in text
+    assert "batch_cancelled × " not in text
+
+
+def test_the_options_of_a_batch_are_shown_where_any_is_set() -> None:
+    options = {"dedupe": True, "order": "prefix", "cache": {"max_age_s": 604_800}}
+    plain = {"dedupe": False, "order": "input", "cache": None}
+
+    assert "  options         dedupe, order prefix, cache 7d\n" in shown(
+        {**BATCH, "batchwright": options}
+    )
+    assert "options" not in shown({**BATCH, "batchwright": plain})
+    assert "options" not in shown(BATCH)
+
+
 @pytest.mark.parametrize(("cost_usd", "words"), [(0.5, ", $0.50\n"), (None, "\n")])
 def test_what_copies_saved_is_shown(cost_usd: float | None, words: str) -> None:
     savings = {"requests": 900, "usage": {"total_tokens": 6300}, "cost_usd": cost_usd}
@@ -87,6 +110,12 @@ def test_the_reason_for_slowness_is_told() -> None:
     assert "the provider asks to wait" in "\n".join(reasons(BATCH, {}))
     free = {**BATCH, "batchwright": {}}
     assert "nothing but the speed of the answers" in "\n".join(reasons(free, {}))
+
+
+def test_nothing_holds_back_what_has_ended() -> None:
+    ended = {**BATCH, "status": "completed", "batchwright": {"held_back_by": None}}
+
+    assert "it has ended: nothing holds it back" in "\n".join(reasons(ended, {}))
 
 
 def test_each_code_comes_with_an_example() -> None:

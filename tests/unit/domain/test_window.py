@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchwright.domain.errors import UsageError
-from batchwright.domain.window import WINDOW_S_MAX, WINDOW_S_MIN, age_s, window_s
+from batchwright.domain.window import WINDOW_S_MAX, WINDOW_S_MIN, age_s, span_of, window_s
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,8 @@ def test_any_other_age_is_refused_with_what_is_expected(age: str) -> None:
     with pytest.raises(UsageError, match="a span from 1s to 365d") as refused:
         age_s(age)
     assert repr(age) in refused.value.message
+
+
+@pytest.mark.parametrize("age", ["7d", "36h", "90m", "61s"])
+def test_an_age_is_written_as_it_is_read(age: str) -> None:
+    assert span_of(age_s(age)) == age
