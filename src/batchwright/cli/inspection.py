@@ -49,7 +49,9 @@ def _say_problems(found: Inspection, unit: str) -> None:
 
 def _say_counts(found: Inspection) -> None:
     say(f"endpoint  {found.url}")
-    say(f"requests  {found.report.total:,}")
+    would_be_sent = found.report.total - found.duplicates
+    sent = f", of which {would_be_sent:,} would be sent (dedupe)" if found.duplicates else ""
+    say(f"requests  {found.report.total:,}{sent}")
     say(f"tokens    about {found.estimated_input_tokens:,} in")
     for model, use in found.models.items():
         by = f", served by {use.served_by}" if use.served_by else f". {use.hint}"
@@ -61,6 +63,7 @@ def _to_json(found: Inspection) -> dict[str, object]:
     return {
         "endpoint": found.url,
         "requests": report.total,
+        "would_be_sent": report.total - found.duplicates,
         "lines": report.lines,
         "estimated_input_tokens": found.estimated_input_tokens,
         "models": {model: asdict(use) for model, use in found.models.items()},

@@ -69,7 +69,8 @@ class RunCommand:
         """`--dry-run`."""
         chunks = line_chunks(self._job.request_lines())
         with quiet_logs():
-            found = _in_loop(inspect(chunks, self._job.url, self._config))
+            dedupe = self._job.identity.dedupe
+            found = _in_loop(inspect(chunks, self._job.url, self._config, dedupe=dedupe))
         return say_inspection(found, unit=self._job.unit, shows_first=True, as_json=self._as_json)
 
     def work(self, *, restart: bool, force: bool) -> int:

@@ -33,11 +33,14 @@ class Bodies:
 
     def note(self, lines: Iterator[Line]) -> None:
         """Hash the bodies of more lines. Raises `Damaged` for one that cannot be read."""
-        endpoint, buckets, entry = self._endpoint, self._buckets, _ENTRY.pack
         for line in lines:
-            hashed = blake2b(read_request(line, endpoint).body, digest_size=16).digest()
-            buckets[hashed[0]] += entry(hashed, line.number)
-            self.lines = line.number
+            self.add(read_request(line, self._endpoint).body, line.number)
+
+    def add(self, body: bytes, line: int) -> None:
+        """Hash the body of one line; lines come in their order."""
+        hashed = blake2b(body, digest_size=16).digest()
+        self._buckets[hashed[0]] += _ENTRY.pack(hashed, line)
+        self.lines = line
 
     def bucket(self, number: int) -> Iterator[tuple[bytes, int]]:
         """(hash, line) of a bucket, in the order of the input."""

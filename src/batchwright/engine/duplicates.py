@@ -82,7 +82,7 @@ async def find_duplicates(
     bodies = await read_bodies(extents, endpoint=endpoint, blobs=blobs, is_stopping=is_stopping)
     if bodies is None:
         return None
-    found = await blobs.offload(partial(_duplicates, bodies))
+    found = await blobs.offload(partial(duplicates_of, bodies))
     if found.count:
         found._make_places()
         async for lines in input_lines(blobs, extents):
@@ -92,7 +92,7 @@ async def find_duplicates(
     return found
 
 
-def _duplicates(bodies: Bodies) -> Duplicates:
+def duplicates_of(bodies: Bodies) -> Duplicates:
     """What is the same, without its places. Gives up a bucket after the other."""
     found = Duplicates()
     for number in range(BUCKETS):

@@ -16,6 +16,8 @@ from batchwright.config import Config
 from batchwright.domain.errors import UsageError
 from batchwright.domain.lines import LineSplitter
 from batchwright.domain.request import parse_request
+from batchwright.engine.bodies import Bodies
+from batchwright.engine.duplicates import duplicates_of
 from batchwright.engine.validate import ValidationReport, ValidationRules, Validator
 from batchwright.local.requests import take_chunk
 from batchwright.wiring import open_node
@@ -41,6 +43,7 @@ class Inspection:
     url: str
     first: bytes | None  # the first request
     models: Mapping[str, ModelUse]
+    duplicates: int = 0  # requests that would not be sent: another before has the same body
 
     @property
     def estimated_input_tokens(self) -> int:
@@ -63,16 +66,19 @@ def line_chunks(lines: Iterator[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-async def inspect(chunks: Iterable[bytes], url: str, config: Config) -> Inspection:
+async def inspect(
+    chunks: Iterable[bytes], url: str, config: Config, *, dedupe: bool = False
+) -> Inspection:
     """Validate requests for the endpoint `url`, and find out who would answer them.
 
     A model that nobody here serves is told, and no fault of the requests. Providers are asked for
-    no more than their list of models.
+    no more than their list of models. With `dedupe` duplicates are counted.
     """
     with tempfile.TemporaryDirectory(prefix="batchwright-") as folder:
         async with open_node(replace(config, data_dir=Path(folder))) as node:
             await node.engine.ask_models()
-            look = _Look(url, node.engine.settings.line_bytes_max)
+            bodies = Bodies(url) if dedupe else None
+            look = _Look(url, node.engine.settings.line_bytes_max, bodies)
             for chunk in chunks:
                 await node.blobs.offload(partial(look.feed, chunk))
             report = look.finish()
@@ -82,18 +88,22 @@ async def inspect(chunks: Iterable[bytes], url: str, config: Config) -> Inspecti
                 hint = router.explain(model)
                 served_by = router.find(model).provider.name if hint is None else None
                 models[model] = ModelUse(count, served_by, hint)
-            return Inspection(report, url, look.first, models)
+            duplicates = 0
+            if bodies is not None:
+                duplicates = (await node.blobs.offload(partial(duplicates_of, bodies))).count
+            return Inspection(report, url, look.first, models, duplicates)
 
 
 class _Look:
     """One pass over the requests."""
 
-    def __init__(self, url: str, line_bytes_max: int) -> None:
+    def __init__(self, url: str, line_bytes_max: int, bodies: Bodies | None) -> None:
         rules = ValidationRules(
             url, requests_max=None, embedding_inputs_max=None, line_bytes_max=line_bytes_max
         )
         self._validator = Validator(rules, lambda _model, _endpoint: None)
         self._splitter = LineSplitter(line_bytes_max=line_bytes_max)
+        self._bodies = bodies
         self.models: Counter[str] = Counter()
         self.first: bytes | None = None
 
@@ -113,8 +123,11 @@ class _Look:
         if self.first is None:
             self.first = content
         try:
-            model = parse_request(number, content).model
+            request = parse_request(number, content)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return  # the validator says what is wrong
+        if self._bodies is not None:
+            self._bodies.add(request.body, number)
+        model = request.model
         if model and (model in self.models or len(self.models) < _MODELS_MAX):
             self.models[model] += 1

@@ -525,6 +525,20 @@ def test_a_dry_run_shows_the_first_request_and_sends_none(
     assert sorted(path.name for path in folder.iterdir()) == ["batchwright.toml", "reviews.csv"]
 
 
+def test_a_dry_run_counts_what_dedupe_would_send(batchwright: Batchwright, folder: Path) -> None:
+    model = "builtin/echo"
+    same = [request(name, "same", model) for name in "abc"]
+    source = write_requests(folder / "in.jsonl", [*same, request("d", "other", model)])
+
+    shown = batchwright("run", source, "--dry-run", "--dedupe")
+    as_json = json.loads(batchwright("run", source, "--dry-run", "--dedupe", "--json").out)
+    without = json.loads(batchwright("run", source, "--dry-run", "--json").out)
+
+    assert "requests  4, of which 2 would be sent (dedupe)\n" in shown.out
+    assert (as_json["requests"], as_json["would_be_sent"]) == (4, 2)
+    assert without["would_be_sent"] == 4
+
+
 def test_a_limit_takes_the_first_rows(batchwright: Batchwright, folder: Path) -> None:
     ended = batchwright("run", reviews(folder), *SENTIMENT, "-o", "out.csv", "--limit", "2")
 
