@@ -601,9 +601,10 @@ class BatchRun:
 
     def _release(self, tokens: Sequence[SlotToken]) -> None:
         give_back, drop = self._slots.give_back, self._budget.drop
+        are_out = self._suspects.are_out
         for lane, slot, body_bytes, answer_bytes in tokens:
             line = give_back(slot)
-            if self._suspects.are_out:
+            if are_out:
                 self._suspects.came_back(line)
             drop(body_bytes, answer_bytes)
             lane.release_slot()

@@ -91,17 +91,21 @@ class Journal:
         `token` is handed to `on_durable` once the line is durable. `at` is when it was answered;
         None: now.
         """
-        offset = self._lengths[0]
-        self._lengths[0] = offset + len(text)
+        offset, length = self._lengths[0], len(text)
+        self._lengths[0] = offset + length
         self._gathering.output.append(text)
-        self._gather((*self._head(attempt, OUTPUT), *sums, *self._tail(offset, text, at)), token)
+        if at is None:
+            at = self._now()
+        head = self._head(attempt, OUTPUT)
+        self._gather((*head, *sums, at, offset, length, crc32(text)), token)
 
     def add_error(self, text: bytes, attempt: Attempt, token: Any = None) -> None:
         """Gather the result line of a request that ends without success."""
-        offset = self._lengths[1]
-        self._lengths[1] = offset + len(text)
+        offset, length = self._lengths[1], len(text)
+        self._lengths[1] = offset + length
         self._gathering.error.append(text)
-        self._gather((*self._head(attempt, ERROR), *NO_SUMS, *self._tail(offset, text)), token)
+        head = self._head(attempt, ERROR)
+        self._gather((*head, *NO_SUMS, self._now(), offset, length, crc32(text)), token)
 
     def add_attempt(self, attempt: Attempt, token: Any = None) -> None:
         """Gather an attempt that may have cost money and did not become the result."""
@@ -113,15 +117,10 @@ class Journal:
         self._gather((*head, *NO_SUMS, self._now(), *suspicion.packed()), None)
 
     def _head(self, attempt: Attempt, kind: int) -> tuple[int, int, int, int, int, int]:
-        line, lane, code, flags, attempts = attempt
-        if attempts > ATTEMPTS_MAX:
-            attempts = ATTEMPTS_MAX
-        return line, lane, code, flags | kind, attempts, self._epoch_tag
-
-    def _tail(
-        self, offset: int, text: bytes, at: float | None = None
-    ) -> tuple[float, int, int, int]:
-        return self._now() if at is None else at, offset, len(text), crc32(text)
+        line, lane, code, flags, tries = attempt
+        if tries > ATTEMPTS_MAX:
+            tries = ATTEMPTS_MAX
+        return line, lane, code, flags | kind, tries, self._epoch_tag
 
     def _gather(self, fields: Fields, token: Any) -> None:
         if self.failure is not None:

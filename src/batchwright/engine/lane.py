@@ -146,9 +146,10 @@ class Lane:
 
     def put(self, flow: Flow[Job], job: Job) -> None:
         """Queue a job behind those of its batch."""
-        was_empty = not self._queue
+        has_place = self.in_flight < self._limiter.concurrency.allowed
+        has_place = has_place and (self._timer is None or not self._queue)
         self._queue.put(flow, job)
-        if (was_empty or self._timer is None) and self.in_flight < self.allowed_in_flight:
+        if has_place:
             self.wake()
 
     def put_front(self, flow: Flow[Job], job: Job) -> None:
@@ -292,7 +293,8 @@ class Lane:
                 await waiter
                 continue
             self.in_flight += 1
-            if self.in_flight < self.allowed_in_flight and (self._live or self._queue):
+            has_place = self.in_flight < self._limiter.concurrency.allowed
+            if has_place and (self._live or self._queue):
                 self.wake()
             try:
                 await job.run()
@@ -325,7 +327,7 @@ class Lane:
         if job is None:
             return None
         now = self._runtime.monotonic()
-        kept = 0 if live else self._kept_for_live(now)
+        kept = 0 if live or not self._live_room.peak else self._kept_for_live(now)
         if self.in_flight + kept >= limiter.concurrency.allowed:
             return None
         wait = limits_of.delay_s(limiter, job.cost, now)

@@ -14,30 +14,30 @@ REMEMBERED_S = 60.0
 class LiveRoom:
     """How many calls were live at once lately, waiting ones too. Plain state."""
 
-    __slots__ = ("_before", "_peak", "_until")
+    __slots__ = ("_before", "_until", "peak")
 
     def __init__(self) -> None:
-        self._peak = 0  # of the span that ends at `_until`
+        self.peak = 0  # of the span that ends at `_until`; 0: nothing need be kept free
         self._before = 0  # of the span before
         self._until = 0.0
 
     def note(self, at_once: int, now: float) -> None:
         """So many are live, or want to be: those whose clients have left are not."""
         if now >= self._until:
-            self._before = 0 if self._is_over(now) else self._peak
-            self._peak = 0
+            self._before = 0 if self._is_over(now) else self.peak
+            self.peak = 0
             self._until = now + REMEMBERED_S
-        self._peak = max(self._peak, at_once)
+        self.peak = max(self.peak, at_once)
 
     def kept(self, running: int, allowed: int, now: float) -> int:
         """How many of the places that are `allowed` are to stay free, with so many live calls in
         flight."""
-        if not self._peak:
+        if not self.peak:
             return 0
         if self._is_over(now):
-            self._peak = self._before = 0
+            self.peak = self._before = 0
             return 0
-        return max(min(max(self._peak, self._before), allowed // 2) - running, 0)
+        return max(min(max(self.peak, self._before), allowed // 2) - running, 0)
 
     def _is_over(self, now: float) -> bool:
         return now >= self._until + REMEMBERED_S
