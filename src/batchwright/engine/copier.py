@@ -28,7 +28,11 @@ from batchwright.engine.answer_cache import AnswerCache
 from batchwright.engine.copies import Copy, CopyWriter, slices
 from batchwright.engine.duplicates import NO_DUPLICATES, Duplicates, find_duplicates
 from batchwright.engine.journal import Journal
+from batchwright.engine.recorder import Recorder
 from batchwright.engine.recovery import read_whole_records
+from batchwright.engine.routing import Router
+from batchwright.engine.runtime import Runtime
+from batchwright.store.base import EngineStore
 
 
 class Copier:
@@ -177,3 +181,43 @@ class Copier:
         lines = dict(zip(places, found, strict=True))
         texts = await self._writer.read_sources(copies)
         await self._writer.write(copies, texts, lines, is_stopping)
+
+
+def make_copier(
+    batch: Batch,
+    *,
+    extents: Sequence[Extent],
+    store: EngineStore,
+    blobs: Blobs,
+    runtime: Runtime,
+    router: Router,
+    journal: Journal,
+    recorder: Recorder,
+    earlier: Sequence[Segment],
+    on_end: Callable[[BaseException | None], None],
+) -> Copier:
+    """The copier of a batch, with the answers of earlier batches where it asks for them."""
+    cache = None
+    writer = CopyWriter(batch.id, blobs=blobs, journal=journal, recorder=recorder)
+    if batch.cache_max_age_s is not None:
+        cache = AnswerCache(
+            batch,
+            max_age_s=batch.cache_max_age_s,
+            extents=extents,
+            store=store,
+            blobs=blobs,
+            router=router,
+            writer=writer,
+            is_done=journal.tally.is_done,
+            runtime=runtime,
+        )
+    return Copier(
+        batch=batch,
+        extents=extents,
+        blobs=blobs,
+        journal=journal,
+        writer=writer,
+        earlier=earlier,
+        cache=cache,
+        on_end=on_end,
+    )

@@ -22,22 +22,19 @@ from batchwright.domain.batch import Batch
 from batchwright.domain.errors import Ambiguous, Damaged, StorageError, TransportError
 from batchwright.domain.file import Extent
 from batchwright.domain.limits import Cost, LimitSeen
-from batchwright.domain.order import Order
 from batchwright.domain.request import Request, with_model
 from batchwright.domain.result import Code
 from batchwright.domain.segment import Segment
 from batchwright.domain.usage import Usage
 from batchwright.engine.account import MAYBE_PAID
-from batchwright.engine.answer_cache import AnswerCache
 from batchwright.engine.budget import Budget
 from batchwright.engine.concurrency import START
-from batchwright.engine.copier import Copier
-from batchwright.engine.copies import CopyWriter
+from batchwright.engine.copier import Copier, make_copier
 from batchwright.engine.estimate import Estimator, estimate, for_batch, learn
 from batchwright.engine.fair_queue import Flow
 from batchwright.engine.journal import Journal
 from batchwright.engine.lane import Job, Lane
-from batchwright.engine.line_source import InputSource, LineSource, PrefixSource
+from batchwright.engine.line_source import line_source
 from batchwright.engine.not_run import write_not_run
 from batchwright.engine.pace import Pace
 from batchwright.engine.packer import Pack
@@ -112,13 +109,28 @@ class BatchRun:
             on_failed=self._on_failed_journal,
         )
         self._recorder = Recorder(self._journal, batch.id)
-        self._copier = self._make_copier(store) if batch.may_have_copies else None
+        self._copier: Copier | None = None
+        if batch.may_have_copies:
+            self._copier = make_copier(
+                batch,
+                extents=extents,
+                store=store,
+                blobs=blobs,
+                runtime=runtime,
+                router=router,
+                journal=self._journal,
+                recorder=self._recorder,
+                earlier=recovered.segments,
+                on_end=self._on_copied,
+            )
         self._slots = slots
         self._flows: dict[Lane, LaneFlow] = {}
         is_done = self._skipped()
         self._reader = Reader(
             batch,
-            source=self._source(is_done),
+            source=line_source(
+                batch, extents=extents, blobs=blobs, is_done=is_done, lead=self._lead
+            ),
             runtime=runtime,
             router=router,
             is_done=is_done,
@@ -143,32 +155,6 @@ class BatchRun:
         self._pace = Pace()
         self._weight = batch.priority.weight  # among the batches of its tenant
 
-    def _make_copier(self, store: EngineStore) -> Copier:
-        batch, blobs, cache = self._batch, self._blobs, None
-        writer = CopyWriter(batch.id, blobs=blobs, journal=self._journal, recorder=self._recorder)
-        if batch.cache_max_age_s is not None:
-            cache = AnswerCache(
-                batch,
-                max_age_s=batch.cache_max_age_s,
-                extents=self._extents,
-                store=store,
-                blobs=blobs,
-                router=self._router,
-                writer=writer,
-                is_done=self.tally.is_done,
-                runtime=self._runtime,
-            )
-        return Copier(
-            batch=batch,
-            extents=self._extents,
-            blobs=blobs,
-            journal=self._journal,
-            writer=writer,
-            earlier=self._recovered.segments,
-            cache=cache,
-            on_end=self._on_copied,
-        )
-
     def _skipped(self) -> Callable[[int], bool] | None:
         """Which lines are not read for sending; None where none can be.
 
@@ -179,18 +165,6 @@ class BatchRun:
         if copier is not None:
             return lambda line: is_done(line) or copier.is_follower(line)
         return is_done if self.tally.settled else None
-
-    def _source(self, is_done: Callable[[int], bool] | None) -> LineSource:
-        batch, extents, blobs = self._batch, self._extents, self._blobs
-        if batch.order is Order.INPUT:
-            return InputSource(extents=extents, blobs=blobs)
-        return PrefixSource(
-            endpoint=batch.endpoint,
-            extents=extents,
-            blobs=blobs,
-            is_done=is_done,
-            lead=self._lead,
-        )
 
     def _lead(self) -> int:
         """How many requests go out while the answer to one is awaited, and some more."""

@@ -8,8 +8,10 @@ from functools import partial
 from typing import Protocol
 
 from batchwright.blobs.base import CHUNK_BYTES, Blobs, read_extent_ranges
+from batchwright.domain.batch import Batch
 from batchwright.domain.file import Extent
 from batchwright.domain.lines import Line
+from batchwright.domain.order import Order
 from batchwright.engine.input import input_lines
 from batchwright.engine.prefixes import Arrangement, Prefixes, Walk
 from batchwright.engine.prompt import prompt_reader
@@ -121,6 +123,22 @@ class _Piece(Iterator[Line]):
     def from_last(self) -> Sequence[Line]:
         """The line that came last, and those after it."""
         return self._lines[self._count - 1 :]
+
+
+def line_source(
+    batch: Batch,
+    *,
+    extents: Sequence[Extent],
+    blobs: Blobs,
+    is_done: Callable[[int], bool] | None,
+    lead: Callable[[], int],
+) -> LineSource:
+    """The lines of a batch in the order that was asked for; see `PrefixSource`."""
+    if batch.order is Order.INPUT:
+        return InputSource(extents=extents, blobs=blobs)
+    return PrefixSource(
+        endpoint=batch.endpoint, extents=extents, blobs=blobs, is_done=is_done, lead=lead
+    )
 
 
 class _Index:
