@@ -29,7 +29,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic, Protocol, TypeVar
 
-FLOW_LOW = 64
+FLOW_LOW = 192
 """Jobs left in a flow at which it asks for more."""
 
 
