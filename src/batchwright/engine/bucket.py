@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+WAIT_S_MIN = 1e-6  # a shorter one may be rounded away when it is added to the time
+
 
 @dataclass(slots=True)
 class Bucket:
@@ -29,7 +31,7 @@ def wait_s(bucket: Bucket, amount: float, now: float) -> float:
     """Seconds until `amount` may be taken; 0 if it may be now."""
     _refill(bucket, now)
     missing = min(amount, bucket.burst) - bucket.level
-    return missing / bucket.rate_per_s if missing > 1e-9 else 0.0
+    return max(missing / bucket.rate_per_s, WAIT_S_MIN) if missing > 1e-9 else 0.0
 
 
 def take(bucket: Bucket, amount: float, now: float) -> None:

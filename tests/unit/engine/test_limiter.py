@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchwright.domain.limits import DAY_S, HOUR_S, MINUTE_S, SECOND_S, Cost, LimitSeen
+from batchwright.engine import bucket as limits_bucket
 from batchwright.engine import limiter as account
 from batchwright.engine.limiter import Declared, Limiter, Reservation
 
@@ -347,3 +348,10 @@ def test_a_wait_concurrency_and_capacity_are_named_too() -> None:
     held = account.binding(slow, 1.0, 35)
     assert held is not None
     assert (held.what, held.limit) == ("capacity", 35)
+
+
+def test_a_wait_always_moves_the_clock_however_little_is_missing() -> None:
+    now = 1e6
+    nearly = limits_bucket.Bucket(rate_per_s=1e4, burst=10.0, level=1.0 - 2e-9, at=now)
+
+    assert now + limits_bucket.wait_s(nearly, 1, now) > now
