@@ -29,7 +29,7 @@ from batchwright.engine import learning
 from batchwright.engine import meter as meters
 from batchwright.engine.bucket import Bucket, take, wait_s
 from batchwright.engine.concurrency import Concurrency
-from batchwright.engine.learning import Learned, Mode
+from batchwright.engine.learned import Learned, Mode
 from batchwright.engine.meter import Meter
 
 __all__ = [

@@ -1,0 +1,113 @@
+"""A limit that is an amount per window of time.
+
+From one opening to the next it let in that much: the same is sent again, faster than evenly and a
+little more slowly than the time before, and then a few calls more try whether the amount has grown.
+"""
+
+from __future__ import annotations
+
+from batchwright.engine.bucket import take, wait_s
+from batchwright.engine.learned import SLOT_S, WAIT_S_MAX, Learned, Mode, Window, pace
+
+SILENCE_S = 3.0  # a longer one makes a window
+RAMP = 2.0  # times the even rate, at first
+FASTER = 8.0  # at the most
+FASTER_STEP = 1.2  # each slot
+FILLED = 0.5  # of the amount, let in before the first refusal: that tells the speed
+TAPER_AT = 0.97  # of the amount: from here on slower, for the amount varies a little
+TAPER = 8
+TRIAL_SHARE = 0.005  # calls beyond the known amount that may be out at once
+
+
+def start(learned: Learned, now: float) -> None:
+    """From one opening to the next the limit accepted so much, at such a speed."""
+    window, probing = learned.window, learned.probing
+    let_in = learned.answers.accepted - probing.passed
+    window.amount = max(let_in - window.accepted_before, 1)
+    span_s = min(max(now - window.began_at, SILENCE_S), WAIT_S_MAX)
+    is_first = not window.span_s
+    window.is_sure |= is_first or abs(span_s - window.span_s) < 0.05 * span_s
+    window.span_s = span_s
+    if window.filled >= FILLED * window.amount:
+        speed = 0.95 * window.filled / max(window.filled_at - window.began_at, SLOT_S)
+    else:
+        speed = 0.95 * window.amount / max(probing.silent_at - window.began_at, SLOT_S)
+    even = window.amount / window.span_s
+    window.speed = min(max(speed, even), FASTER * even)
+    learned.mode = Mode.WINDOWED
+    _open(learned, now)
+    window.accepted_before = let_in
+    window.used = probing.through
+
+
+def is_used_up(window: Window, now: float) -> bool:
+    """Whether nothing can be expected of it before its end."""
+    is_spent = window.used >= 0.9 * window.amount
+    return bool(window.span_s) and is_spent and now < window.began_at + window.span_s
+
+
+def delay_s(learned: Learned, now: float) -> float:
+    window = learned.window
+    if now < learned.until:
+        return learned.until - now
+    if now >= window.began_at + window.span_s:
+        window.amount = max(window.amount, window.used)  # nothing was refused in the last one
+        _open(learned, now)
+    if window.used >= window.amount and window.grant_left <= 0:
+        return _next_trial_s(window, learned.answers.round_trip_s, now)
+    return min(wait_s(learned.bucket, 1, now), WAIT_S_MAX)
+
+
+def _next_trial_s(window: Window, round_trip_s: float, now: float) -> float:
+    """Try a few calls more once those before were accepted; with small amounts not each time."""
+    every = max(1, min(20, 100 // max(window.amount, 1)))
+    is_answered = window.grant_answers >= window.grant
+    if window.number % every == 0 and is_answered and now >= window.grant_at:
+        most = max(1, int(window.amount * TRIAL_SHARE))
+        window.grant = window.grant_left = min(max(1, window.grant * 2), most)
+        window.grant_answers = 0
+        window.grant_at = now
+        return 0.0
+    left_s = window.began_at + window.span_s - now
+    return min(max(left_s, 0.01), max(round_trip_s, 0.05))
+
+
+def note_sent(learned: Learned, now: float) -> None:
+    """A call goes out."""
+    window = learned.window
+    take(learned.bucket, 1, now)
+    window.used += 1
+    if window.used > window.amount:
+        window.grant_left -= 1
+    elif window.used == int(TAPER_AT * window.amount):
+        even = window.amount / window.span_s
+        pace(learned, max(learned.bucket.rate_per_s / TAPER, even), now)
+    elif window.used == window.amount:
+        window.grant_at = now + 2 * learned.answers.round_trip_s  # the first trial
+
+
+def speed_up(learned: Learned, now: float) -> None:
+    """A slot is over: a little faster."""
+    window = learned.window
+    if window.used < TAPER_AT * window.amount:
+        pace(learned, min(FASTER_STEP * learned.bucket.rate_per_s, window.speed), now)
+
+
+def slow_down(learned: Learned, now: float) -> None:
+    """A sliding window gives back more slowly than it was used: go on at half the speed."""
+    window = learned.window
+    learned.mode = Mode.WINDOWED
+    learned.cut_at = learned.until = now
+    pace(learned, max(learned.bucket.rate_per_s / 2, window.amount / window.span_s), now)
+
+
+def _open(learned: Learned, now: float) -> None:
+    window = learned.window
+    window.began_at = now
+    window.accepted_before = learned.answers.accepted
+    learned.cut_at = now
+    window.used = 0
+    window.number += 1
+    pace(learned, min(RAMP * window.amount / window.span_s, window.speed), now)
+    learned.bucket.level = max(learned.bucket.level, 0.0)  # trials are not paid for
+    window.grant = window.grant_left = window.grant_answers = 0

@@ -1,0 +1,77 @@
+"""A rate that settles where few calls are refused."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from batchwright.engine import learning, settling
+from batchwright.engine.learned import FEW, Learned, Mode
+from batchwright.engine.settling import REFUSED_SHARE
+
+LATENCY_S = 0.05
+
+
+def paced(rate: float) -> Learned:
+    learned = Learned.start(0.0)
+    settling.start(learned, rate, 0.0)
+    return learned
+
+
+def drive(learned: Learned, limit_per_s: float, span_s: float, *, start: float = 0.0) -> list[int]:
+    """Calls let in and refused by an upstream that lets in so many evenly, answered at once."""
+    random, now, level = Random(3), start, 10.0
+    counts, at = [0, 0], start
+    while now < start + span_s:
+        now += max(learning.delay_s(learned, now), 1e-4)
+        if learning.delay_s(learned, now) > 0:
+            continue
+        learning.note_sent(learned, now)
+        level, at = min(level + (now - at) * limit_per_s, 10.0), now
+        sent_at = now - LATENCY_S * random.random()
+        if level >= 1:
+            level -= 1
+            counts[0] += 1
+            learning.note_accepted(learned, sent_at, now)
+        else:
+            counts[1] += 1
+            learning.note_refused(learned, sent_at, now)
+    return counts
+
+
+@pytest.mark.parametrize("guess", [0.3, 0.9, 1.5])
+def test_the_rate_settles_at_the_limit_from_above_and_from_below(guess: float) -> None:
+    learned = paced(200.0 * guess)
+    drive(learned, 200.0, 30.0)
+    let_in, refused = drive(learned, 200.0, 60.0, start=30.0)
+    assert let_in >= 0.98 * 200 * 60
+    assert refused <= 2 * REFUSED_SHARE * let_in
+
+
+def test_a_rate_that_nobody_waits_for_does_not_grow() -> None:
+    learned = paced(100.0)
+    before = learned.bucket.rate_per_s
+    for second in range(60):
+        learning.note_accepted(learned, second - LATENCY_S, float(second))
+    assert learned.bucket.rate_per_s == pytest.approx(before, rel=1e-4)
+
+
+def test_a_limit_that_is_far_out_of_reach_is_forgotten() -> None:
+    learned = paced(20.0)
+    drive(learned, 1e6, 150.0)
+    assert learned.mode is Mode.FREE
+
+
+def test_where_half_is_refused_the_rate_falls_at_once_to_what_is_let_in() -> None:
+    learned = paced(400.0)
+    drive(learned, 400.0, 10.0)
+    drive(learned, 200.0, 2.0, start=10.0)
+    assert learned.bucket.rate_per_s == pytest.approx(200.0, rel=0.1)
+
+
+def test_a_row_of_refusals_asks_whether_anything_is_let_in() -> None:
+    learned = paced(10.0)
+    assert not settling.is_in_doubt(learned)
+    learned.answers.row = FEW
+    assert settling.is_in_doubt(learned)

@@ -1,0 +1,67 @@
+"""An amount per window: found after a long silence, sent again, and tried for more."""
+
+from __future__ import annotations
+
+from batchwright.engine import learning
+from batchwright.engine.learned import Learned, Mode
+
+LATENCY_S = 0.02
+
+
+class FixedWindow:
+    """An upstream that lets in so many calls in each minute."""
+
+    def __init__(self, amount: int) -> None:
+        self.amount = amount
+        self.by_window: dict[int, int] = {}
+        self.refused = 0
+
+    def lets_in(self, now: float) -> bool:
+        number = int(now // 60)
+        used = self.by_window.setdefault(number, 0)
+        if used >= self.amount:
+            self.refused += 1
+            return False
+        self.by_window[number] += 1
+        return True
+
+
+def drive(learned: Learned, upstream: FixedWindow, start: float, end: float) -> None:
+    """As many calls as may go, at most 200 a second, each answered before the next goes."""
+    now = start
+    while now < end:
+        wait = learning.delay_s(learned, now)
+        if wait > 0:
+            now += wait
+            continue
+        learning.note_sent(learned, now)
+        note = learning.note_accepted if upstream.lets_in(now) else learning.note_refused
+        note(learned, now, now + LATENCY_S / 10)
+        now += 0.005
+
+
+def test_an_amount_per_window_is_learned_and_used_from_then_on() -> None:
+    learned, upstream = Learned.start(0.0), FixedWindow(3_000)
+    drive(learned, upstream, 0.0, 360.0)
+    assert learned.mode in (Mode.WINDOWED, Mode.SILENT)
+    assert abs(learned.window.span_s - 60.0) < 2
+    assert [upstream.by_window[number] for number in range(1, 6)] == [3_000] * 5
+
+
+def test_an_amount_that_grew_is_found_and_one_that_shrank_too() -> None:
+    learned, upstream = Learned.start(0.0), FixedWindow(3_000)
+    drive(learned, upstream, 0.0, 240.0)
+    upstream.amount = 3_300
+    drive(learned, upstream, 240.0, 600.0)
+    assert upstream.by_window[9] == 3_300
+    upstream.amount = 1_000
+    drive(learned, upstream, 600.0, 900.0)
+    assert upstream.by_window[14] == 1_000
+
+
+def test_few_calls_are_tried_beyond_the_amount() -> None:
+    learned, upstream = Learned.start(0.0), FixedWindow(3_000)
+    drive(learned, upstream, 0.0, 180.0)
+    before = upstream.refused
+    drive(learned, upstream, 180.0, 360.0)
+    assert upstream.refused - before <= 3 * 0.005 * 3_000
