@@ -20,10 +20,11 @@ from batchwright.domain.errors import NotSent, TransportError
 from batchwright.domain.limits import Cost
 from batchwright.engine.lane import Lane
 from batchwright.engine.limiter import Reservation
-from batchwright.engine.packing import EMBEDDINGS_URL, Part, packed_body, read_part, unpack
+from batchwright.engine.packing import EMBEDDINGS_URL, Part, PartReader, packed_body
 from batchwright.engine.pending import Pending
 from batchwright.engine.retry import Decision
 from batchwright.engine.routing import Route
+from batchwright.engine.unpacking import unpack
 from batchwright.providers.base import LARGE_ANSWER_BYTES, Answer
 
 OPEN_MAX = 64  # packs that may be joined, of different keys
@@ -168,6 +169,7 @@ class Packer:
     def __init__(self, limits: PackLimits, call: Callable[[Pack], Awaitable[None]]) -> None:
         self._limits = limits
         self._call = call
+        self._parts = PartReader()
         self._open: dict[tuple[Lane, bytes], Pack] = {}
         self._learned: dict[Lane, _Learned] = {}
 
@@ -177,7 +179,7 @@ class Packer:
         That is a new pack with this request in it, or the request itself where it is to be sent
         alone.
         """
-        part, lane = read_part(pending.request.body), pending.route.lane
+        part, lane = self._parts.read(pending.request.body), pending.route.lane
         if part is None:
             return pending
         key = (lane, part.key)
