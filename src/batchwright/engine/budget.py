@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable, Sequence
 
 from batchwright.providers.base import LARGE_ANSWER_BYTES
 
@@ -51,11 +52,11 @@ class Budget:
         if answer_bytes > LARGE_ANSWER_BYTES:
             self._large_bytes += answer_bytes
 
-    def drop(self, body_bytes: int, answer_bytes: int) -> None:
-        """A result is durable: its request and its answer are held no longer."""
-        self.held_bytes -= body_bytes + answer_bytes
-        if answer_bytes > LARGE_ANSWER_BYTES:
-            self._large_bytes -= answer_bytes
+    def drop(self, bodies_bytes: Iterable[int], answers_bytes: Sequence[int]) -> None:
+        """Results are durable: their requests and their answers are held no longer."""
+        self.held_bytes -= sum(bodies_bytes) + sum(answers_bytes)
+        if self._large_bytes:
+            self._large_bytes -= sum(each for each in answers_bytes if each > LARGE_ANSWER_BYTES)
         if self._asking:
             self._grant_soon()
 

@@ -12,6 +12,7 @@ The way of a request, each step a method below:
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -51,7 +52,6 @@ from batchwright.engine.suspects import WORKER_LOST, Gate, Suspects, Verdict
 from batchwright.providers.base import Answer
 from batchwright.store.base import EngineStore
 
-FLOW_MAX = 512  # requests read ahead for a lane
 WAITING_MAX = 1024  # of a lane, waiting to be tried again; above it nothing new is read for it
 REFUSALS_MAX = 100  # of one request: then it is not the pace of the lane that they refuse
 RATE_LIMITED = "rate_limited"  # the cause of the rule for a 429
@@ -72,6 +72,8 @@ class LaneFlow(Flow[Job]):
 
 class BatchRun:
     """The running of one batch in one epoch, until a stop or its last result."""
+
+    READY_MAX = 512  # requests read ahead for a lane
 
     def __init__(
         self,
@@ -275,8 +277,7 @@ class BatchRun:
                 self._recorder.lost_attempt(pending, Code.REQUEST_FAILED, None)
         if self.failure is None:
             await self._journal.flush()
-            for slot, _ in abandoned:
-                self._slots.give_back(slot)
+            self._slots.give_back([slot for slot, _ in abandoned])
 
     async def write_not_run(self, code: Code, is_stopping: Callable[[], bool]) -> None:
         """Give each request without a result a line with `code`, and first copy what can be."""
@@ -309,18 +310,16 @@ class BatchRun:
     def offer(self, request: Request, route: Route) -> bool:
         """Put a request into the flow of its lane; False if that is full. See `Sink`."""
         flow = self._flows.get(route.lane) or self._open_flow(route.lane)
-        if self._is_full(flow):
+        ready, budget = len(flow.ready), self._budget
+        if (
+            ready >= self.READY_MAX
+            or (ready and budget.held_bytes >= budget.bytes_max)
+            or flow.waiting >= WAITING_MAX
+        ):
             return False
         pending = self._pending(request, route)
-        verdict = self._suspects.judge(pending) if self.tally.suspicions else Verdict.FIT
-        if verdict is Verdict.FIT:
+        if not self.tally.suspicions or self._is_fit(pending):
             self._put(pending, flow)
-        elif verdict is Verdict.HELD:
-            self._budget.held_bytes += len(pending.request.body)
-        else:
-            self._recorder.not_sent(
-                pending.request, Code.WORKER_LOST, WORKER_LOST, is_maybe_paid=True
-            )
         return True
 
     def refuse(self, request: Request, message: str) -> None:
@@ -365,13 +364,16 @@ class BatchRun:
         self._budget.held_bytes += len(pending.request.body)
         pending.route.lane.put(flow, pending)
 
-    def _is_full(self, flow: LaneFlow) -> bool:
-        ready, budget = len(flow.ready), self._budget
-        return (
-            ready >= FLOW_MAX
-            or (ready > 0 and budget.held_bytes >= budget.bytes_max)
-            or flow.waiting >= WAITING_MAX
-        )
+    def _is_fit(self, pending: Pending) -> bool:
+        """Whether it may go with the others; deals with it if not."""
+        verdict = self._suspects.judge(pending)
+        if verdict is Verdict.HELD:
+            self._budget.held_bytes += len(pending.request.body)
+        elif verdict is Verdict.LOST:
+            self._recorder.not_sent(
+                pending.request, Code.WORKER_LOST, WORKER_LOST, is_maybe_paid=True
+            )
+        return verdict is Verdict.FIT
 
     def _send_held(self) -> None:
         """Once nothing else is left: the suspects held back, through the gate."""
@@ -389,12 +391,12 @@ class BatchRun:
         """Make one attempt. Runs in a worker of the lane, which took a slot for it."""
         request, route = pending.request, pending.route
         if not self._is_sending:
-            route.lane.release_slot()
+            route.lane.release_slots(1)
             return
         is_suspected = bool(self.tally.suspicions) and self._suspects.is_held(request.line)
         if is_suspected and not self._suspects.may_go(request.line):  # it was paused on its way
             self._suspects.queue(pending)
-            route.lane.release_slot()
+            route.lane.release_slots(1)
             return
         pending.tries += 1
         slot = self._slots.take(request.line, pending.tries, is_gated=is_suspected)
@@ -413,7 +415,7 @@ class BatchRun:
         if not self._in_flight:
             self._quiet.set()
         if self._is_abandoned or self._journal.failure is not None:
-            route.lane.release_slot()
+            route.lane.release_slots(1)
             return
         try:
             if bug is not None:
@@ -533,7 +535,7 @@ class BatchRun:
                 self._recorder.failure(pending, Ambiguous(_bug_said(error)), token)
         except Exception as last:
             if token is not None:
-                token[0].release_slot()
+                token[0].release_slots(1)
             self._fail_by_bug(last)
 
     def _fail_by_bug(self, error: BaseException) -> None:
@@ -566,7 +568,7 @@ class BatchRun:
         """The lanes get their slots back; the slot table keeps them, for the next epoch to list."""
         for token in tokens:
             if token is not None:
-                token[0].release_slot()
+                token[0].release_slots(1)
         self._budget.open()
         if self._copier is not None:
             self._copier.go_on()
@@ -574,14 +576,16 @@ class BatchRun:
             self._fail(self._journal.failure)
 
     def _release(self, tokens: Sequence[SlotToken]) -> None:
-        give_back, drop = self._slots.give_back, self._budget.drop
-        are_out = self._suspects.are_out
-        for lane, slot, body_bytes, answer_bytes in tokens:
-            line = give_back(slot)
-            if are_out:
+        if not tokens:
+            return
+        lanes, slots, bodies_bytes, answers_bytes = zip(*tokens, strict=True)
+        lines = self._slots.give_back(slots)
+        if self._suspects.are_out:
+            for line in lines:
                 self._suspects.came_back(line)
-            drop(body_bytes, answer_bytes)
-            lane.release_slot()
+        self._budget.drop(bodies_bytes, answers_bytes)
+        for lane, count in Counter(lanes).items():
+            lane.release_slots(count)
 
 
 def _bug_said(error: BaseException) -> str:

@@ -187,9 +187,7 @@ class Journal:
         self._synced = SegmentLengths(
             synced.output + len(output), synced.error + len(error), self._lengths[2]
         )
-        apply = self.tally.apply
-        for fields in group.fields:
-            apply(fields)
+        self.tally.apply_all(group.fields)
         self._on_durable(group.tokens)
 
 

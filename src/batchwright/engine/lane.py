@@ -180,10 +180,10 @@ class Lane:
             return None
         return self.tripped
 
-    def release_slot(self) -> None:
-        """Give back the slot of a batch request: its result is durable, or it waits again."""
-        was_full = self._has_no_slot()
-        self._slots_taken -= 1
+    def release_slots(self, count: int) -> None:
+        """Give back slots of batch requests: their results are durable, or they wait again."""
+        was_full = self._slots_taken >= self._limiter.concurrency.allowed + SPARE_SLOTS
+        self._slots_taken -= count
         if was_full and self._parked:
             self.wake()
 
@@ -310,26 +310,28 @@ class Lane:
 
     def _next(self) -> Job | None:
         """Take the next job if everything lets it pass; else arrange to be woken."""
-        limiter = self._limiter
-        if self.in_flight >= limiter.concurrency.allowed:
+        limiter, in_flight = self._limiter, self.in_flight
+        allowed = limiter.concurrency.allowed
+        if in_flight >= allowed:
             return None  # the next call that ends looks again
-        if self.tripped is not None and self.in_flight:
+        if self.tripped is not None and in_flight:
             return None  # one probe at a time
         live = self._live
         while live and live[0].is_cancelled:
             live.popleft()
         if live:
             job: Job | None = live[0]
-        elif self.is_held or self._has_no_slot():
+        elif self.is_held or self._slots_taken >= allowed + SPARE_SLOTS:
             return None
         else:
             job = self._queue.peek()
         if job is None:
             return None
         now = self._runtime.monotonic()
-        kept = 0 if live or not self._live_room.peak else self._kept_for_live(now)
-        if self.in_flight + kept >= limiter.concurrency.allowed:
-            return None
+        if not live and self._live_room.peak:
+            in_flight += self._kept_for_live(now)
+            if in_flight >= allowed:
+                return None
         wait = limits_of.delay_s(limiter, job.cost, now)
         if wait > 0 or self._probe_at > now:
             self._wake_in(max(wait, self._probe_at - now))
@@ -339,15 +341,12 @@ class Lane:
         else:
             self._queue.take()
             self._slots_taken += 1
-        job.reserved = limits_of.reserve(limiter, job.cost, now, self.in_flight + kept + 1)
+        job.reserved = limits_of.reserve(limiter, job.cost, now, in_flight + 1)
         return job
 
     def _kept_for_live(self, now: float) -> int:
         """How many calls that may be in flight batch work leaves to live calls."""
         return self._live_room.kept(len(self._live_in_flight), self.allowed_in_flight, now)
-
-    def _has_no_slot(self) -> bool:
-        return self._slots_taken >= self._limiter.concurrency.allowed + SPARE_SLOTS
 
     def _wake_in(self, delay_s: float) -> None:
         loop = asyncio.get_running_loop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _GROWTH_BYTES = 1024
 
 
@@ -23,12 +25,18 @@ class LineSet:
 
     def add(self, line: int) -> bool:
         """Add a line; False where it is there already."""
-        byte, bit = line >> 3, 1 << (line & 7)
+        return self.add_all((line,)) is None
+
+    def add_all(self, lines: Sequence[int]) -> int | None:
+        """Add lines, one after the other up to one that is there already, which is returned."""
         bits = self._bits
+        byte = max(lines, default=0) >> 3
         if byte >= len(bits):
             bits.extend(bytes(max(_GROWTH_BYTES, byte + 1 - len(bits))))
-        if bits[byte] & bit:
-            return False
-        bits[byte] |= bit
-        self._count += 1
-        return True
+        for line in lines:
+            byte, bit = line >> 3, 1 << (line & 7)
+            if bits[byte] & bit:
+                return line
+            bits[byte] |= bit
+            self._count += 1
+        return None

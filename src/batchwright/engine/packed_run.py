@@ -37,7 +37,6 @@ from batchwright.engine.settings import EngineSettings
 from batchwright.providers.base import Answer
 
 LIMITS: Final = PackLimits()
-READY_MAX = 128  # jobs read ahead for a lane, most of them packs
 REQUEST_BYTES = 1024  # what a request in a pack holds beside its body
 
 log = structlog.get_logger()
@@ -50,6 +49,8 @@ def are_packed(batch: Batch, settings: EngineSettings) -> bool:
 
 class PackedRun(BatchRun):
     """The running of one batch of embedding requests in one epoch."""
+
+    READY_MAX = 128  # most of them packs
 
     def __init__(self, **given: Any) -> None:
         """As a `BatchRun`; its slot table needs `LIMITS.inputs_max` times as many slots."""
@@ -67,9 +68,6 @@ class PackedRun(BatchRun):
         if job is not None:
             job.route.lane.put(flow, job)
 
-    def _is_full(self, flow: LaneFlow) -> bool:
-        return len(flow.ready) >= READY_MAX or super()._is_full(flow)
-
     # One call
 
     async def _call_pack(self, pack: Pack) -> None:
@@ -77,7 +75,7 @@ class PackedRun(BatchRun):
         self._packer.close(pack)
         lane, provider = pack.route.lane, pack.route.provider
         if not self._is_sending:
-            lane.release_slot()
+            lane.release_slots(1)
             return
         slot = self._take_slots(pack)
         self._in_flight[slot] = pack
@@ -95,7 +93,7 @@ class PackedRun(BatchRun):
         if not self._in_flight:
             self._quiet.set()
         if self._is_abandoned or self._journal.failure is not None:
-            lane.release_slot()
+            lane.release_slots(1)
             return
         try:
             if bug is not None:
@@ -226,7 +224,7 @@ class PackedRun(BatchRun):
         try:
             self._split(pack, slot, Code.REQUEST_FAILED)
         except Exception as last:
-            pack.route.lane.release_slot()
+            pack.route.lane.release_slots(1)
             self._fail_by_bug(last)
 
 

@@ -112,33 +112,35 @@ class Reader:
 
     async def _scan(self, pieces: AsyncIterator[Iterator[Line]], share: _Share | None) -> None:
         """Read lines: what is in `share`, or all that nobody else reads."""
-        is_done = self._is_done
+        is_done, endpoint, offer = self._is_done, self._endpoint, self._sink.offer
+        known, has_shares = self._routes, self._has_shares
         async for piece in pieces:
             for line in piece:
                 if is_done is not None and is_done(line.number):
                     continue
-                if not self._pass(line, share):
-                    await self._pass_late(line, share, piece)
-
-    def _pass(self, line: Line, share: _Share | None) -> bool:
-        """Deal with a line without waiting; False, and nothing done, if that cannot be."""
-        request = read_request(line, self._endpoint)
-        route = self._route(request.model)
-        if self._has_shares and not self._is_in(share, route):
-            return True
-        return route is not None and self._sink.offer(request, route)
+                request = read_request(line, endpoint)
+                route = known.get(request.model) or self._route(request.model)
+                if has_shares and not self._is_in(share, route):
+                    continue
+                if route is None or not offer(request, route):
+                    await self._pass_late(request, route, share, piece, line)
 
     def _is_in(self, share: _Share | None, route: Route | None) -> bool:
         of_line = _UNROUTED if route is None else route.lane
         return of_line not in self._left if share is None else of_line is share
 
-    async def _pass_late(self, line: Line, share: _Share | None, piece: Iterator[Line]) -> None:
+    async def _pass_late(
+        self,
+        request: Request,
+        route: Route | None,
+        share: _Share | None,
+        piece: Iterator[Line],
+        line: Line,
+    ) -> None:
         """Leave behind, or wait for, a request that has no route or whose lane is full.
 
-        `piece` is what the line comes from.
+        `line` is its own, `piece` what that comes from.
         """
-        request = read_request(line, self._endpoint)
-        route = self._route(request.model)
         if self._has_shares and share is None and (route or self._router.unheard):
             share = _UNROUTED if route is None else route.lane
             self._left[share] = None

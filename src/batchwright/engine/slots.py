@@ -11,8 +11,10 @@ can have caused (a stop, a full disk) from a crash.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from struct import Struct
 
 _WORD = Struct("=Q")
@@ -64,16 +66,17 @@ class SlotTable:
         """Write a further request of the call that holds the slot `first`."""
         self._joined.setdefault(first, []).append(self.take(line, attempt))
 
-    def give_back(self, slot: int) -> int:
-        """Free the slot of a call and those that joined it; returns the line that held it."""
+    def give_back(self, slots: Sequence[int]) -> list[int]:
+        """Free the slots of calls and those that joined them; returns the lines that held the
+        former, in their order."""
+        table = self._table
+        lines = [table[slot] & _LINE_MASK for slot in slots]
         if self._joined:
-            for further in self._joined.pop(slot, ()):
-                self._table[further] = 0
-                self._free.append(further)
-        line = self._table[slot] & _LINE_MASK
-        self._table[slot] = 0
-        self._free.append(slot)
-        return line
+            slots = [*slots, *chain.from_iterable(self._joined.pop(slot, ()) for slot in slots)]
+        for slot in slots:
+            table[slot] = 0
+        self._free += slots
+        return lines
 
     def _next_untouched(self) -> int:
         slot = self._untouched

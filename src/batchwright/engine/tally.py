@@ -7,6 +7,7 @@ so what is shown, billed and decided has one source.
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Sequence
 
 from batchwright.domain.batch import LISTED_LINES_MAX, Closing, Counts, Savings
 from batchwright.domain.result import code_name
@@ -14,6 +15,8 @@ from batchwright.domain.usage import Usage
 from batchwright.engine.account import COPIED, ERROR, IN_CRASH, MAYBE_PAID, OUTPUT, UNPRICED, Fields
 from batchwright.engine.line_set import LineSet
 from batchwright.engine.suspects import Suspicion
+
+_PLAIN = frozenset((OUTPUT, OUTPUT | UNPRICED))  # the flags of an answer that came at once
 
 
 class Tally:
@@ -62,7 +65,7 @@ class Tally:
             del self.tries[line]
         else:
             self.attempts += attempts
-        self._mark_done(line)
+        self._mark_done((line,))
         if flags & OUTPUT:
             self.completed += 1
             if flags & UNPRICED:
@@ -76,9 +79,28 @@ class Tally:
             self.failed += 1
             self.codes[code] = self.codes.get(code, 0) + 1
 
+    def apply_all(self, records: Sequence[Fields]) -> None:
+        """Count durable records in their order. See `apply`."""
+        if not records:
+            return
+        lines, _, _, flags, attempts, _, *sums = zip(*records, strict=True)
+        if self.tries or self.suspicions or not _PLAIN.issuperset(flags):
+            for record in records:
+                self.apply(record)
+            return
+        # Answers and nothing else, as nearly always: column by column that is a third of the time.
+        self._mark_done(lines)
+        self.completed += len(records)
+        self.attempts += sum(attempts)
+        self.unpriced += flags.count(OUTPUT | UNPRICED)
+        self._tokens = [
+            had + sum(amounts) for had, amounts in zip(self._tokens, sums[:4], strict=True)
+        ]
+        self.cost_nano += sum(sums[4])
+
     def _apply_copy(self, record: Fields) -> None:
         line, _, code, flags = record[:4]
-        self._mark_done(line)
+        self._mark_done((line,))
         if flags & OUTPUT:
             self.completed += 1
         else:
@@ -100,11 +122,13 @@ class Tally:
             insort(self._first_maybe_paid, line)
             del self._first_maybe_paid[LISTED_LINES_MAX:]
 
-    def _mark_done(self, line: int) -> None:
-        if not self._done.add(line):
-            raise AssertionError(f"line {line} has two results")
+    def _mark_done(self, lines: Sequence[int]) -> None:
+        twice = self._done.add_all(lines)
+        if twice is not None:
+            raise AssertionError(f"line {twice} has two results")
         if self.suspicions:
-            self.suspicions.pop(line, None)
+            for line in lines:
+                self.suspicions.pop(line, None)
 
     def counts(self, total: int) -> Counts:
         return Counts(total, self.completed, self.failed)

@@ -125,7 +125,7 @@ def test_with_any_limits_and_latencies_everything_is_sent_within_them(seed: int)
                     failed(lane, job, 503, retry_after=f"{random.random() * 5 + 0.1}")
                 else:
                     answered(lane, job, used)
-                lane.release_slot()
+                lane.release_slots(1)
 
             latency_s = random.random() * random.choice([0, 0.1, 3])
             return work.job(str(number), latency_s=latency_s, tokens=reserved, then=settled)
@@ -173,7 +173,7 @@ def test_slots_bound_what_is_sent_before_anything_is_durable() -> None:
         await asyncio.sleep(100)
         assert len(work.sent) == 10 + SPARE_SLOTS
         for _ in range(7):
-            work.lane.release_slot()
+            work.lane.release_slots(1)
         await asyncio.sleep(1)
         assert len(work.sent) == 17 + SPARE_SLOTS
 
@@ -229,7 +229,7 @@ def test_a_live_call_finds_a_place_where_batch_work_could_take_all() -> None:
 def test_no_place_is_kept_for_live_calls_whose_clients_have_left() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=8)
-        jobs = [work.job("batch", then=lambda _: work.lane.release_slot()) for _ in range(100)]
+        jobs = [work.job("batch", then=lambda _: work.lane.release_slots(1)) for _ in range(100)]
         flow_of(work.lane, *jobs)
         await asyncio.sleep(0.5)
         for _ in range(4):
@@ -245,7 +245,7 @@ def test_no_place_is_kept_for_live_calls_whose_clients_have_left() -> None:
 def test_long_after_the_last_live_call_batch_work_takes_every_place() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=4)
-        jobs = [work.job("batch", then=lambda _: work.lane.release_slot()) for _ in range(1_000)]
+        jobs = [work.job("batch", then=lambda _: work.lane.release_slots(1)) for _ in range(1_000)]
         flow_of(work.lane, *jobs)
         work.lane.submit_live(work.job("live"))
         await asyncio.sleep(20.5)
@@ -389,7 +389,7 @@ def test_where_nothing_is_known_fifty_are_in_flight_and_more_once_that_goes_well
 
         def done(job: LiveJob) -> None:
             answered(lane, job)
-            lane.release_slot()
+            lane.release_slots(1)
 
         flow_of(lane, *(work.job(str(i), then=done) for i in range(5_000)))
         await asyncio.sleep(0.5)
@@ -508,7 +508,7 @@ def test_a_wait_of_a_fraction_of_a_millisecond_is_waited_for_on_the_real_loop() 
 
         def done(job: LiveJob) -> None:
             answered(work.lane, job)
-            work.lane.release_slot()
+            work.lane.release_slots(1)
             if work.ended == 3_000:
                 ended.set()
 
@@ -565,7 +565,7 @@ def test_refusals_in_a_round_do_not_freeze_the_concurrency() -> None:
                 failed(lane, job, 429, retry_after="10")
             else:
                 answered(lane, job)
-            lane.release_slot()
+            lane.release_slots(1)
 
         flow_of(lane, *(work.job(str(i), latency_s=2.0, then=done) for i in range(20_000)))
         await asyncio.sleep(200)

@@ -19,6 +19,11 @@ def test_it_holds_exactly_the_lines_that_were_added_and_says_which_were_new(
         assert found.add(line) == (line not in seen)
         seen.add(line)
 
+    at_once = LineSet()
+    twice = [line for at, line in enumerate(lines) if line in lines[:at]]
+    assert at_once.add_all(lines) == next(iter(twice), None)
+    assert at_once.add_all([]) is None
+
     assert len(found) == len(seen)
     near = {line + step for line in seen | {0, 8_191} for step in (-1, 0, 1, 8, 8_192)}
     assert {line for line in near if line >= 0 and line in found} == seen & near

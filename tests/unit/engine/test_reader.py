@@ -10,7 +10,7 @@ import pytest
 
 from batchwright.domain.batch import Batch, Status
 from batchwright.domain.errors import NotSent
-from batchwright.engine.dispatch import FLOW_MAX, WAITING_MAX
+from batchwright.engine.dispatch import WAITING_MAX, BatchRun
 from batchwright.engine.engine import Engine
 from batchwright.engine.lane import Lane, LaneLimits
 from batchwright.engine.reader import Reader
@@ -60,8 +60,10 @@ def test_a_lane_that_stands_still_holds_up_no_other(order: str, is_hung: bool) -
         assert supervisor is not None
         assert supervisor.current is not None
         flows = supervisor.current._flows
-        assert all(len(flow.ready) <= FLOW_MAX + WAITING_MAX for flow in flows.values())
-        assert all(flow.waiting <= WAITING_MAX + FLOW_MAX + 2_000 for flow in flows.values())
+        assert all(len(flow.ready) <= BatchRun.READY_MAX + WAITING_MAX for flow in flows.values())
+        assert all(
+            flow.waiting <= WAITING_MAX + BatchRun.READY_MAX + 2_000 for flow in flows.values()
+        )
 
         network.is_mended.set()
         await engine.wait(batch.id)

@@ -332,7 +332,7 @@ def test_what_was_in_flight_at_an_end_on_purpose_is_listed_and_not_suspected() -
 
 def test_a_line_that_was_answered_after_all_is_neither() -> None:
     tally = Tally()
-    tally._mark_done(1)
+    tally._mark_done((1,))
     assert unheard(left(InFlight(1, 1)), {}, tally) == []
 
 

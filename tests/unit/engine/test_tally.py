@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchwright.domain.batch import LISTED_LINES_MAX, Counts
@@ -29,6 +29,41 @@ def test_results_add_up_and_only_successes_have_usage() -> None:
     assert closing.codes == {"429": 1}
     assert closing.attempts == 7
     assert closing.cost_nano == 21
+
+
+KINDS = (
+    OUTPUT,
+    OUTPUT | UNPRICED,
+    OUTPUT | MAYBE_PAID,
+    OUTPUT | COPIED,
+    ERROR,
+    MAYBE_PAID,
+    MAYBE_PAID | IN_CRASH,
+)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.sampled_from(KINDS)), max_size=12))
+@example([(1, OUTPUT), (2, OUTPUT | UNPRICED), (3, OUTPUT)])
+@example([(1, MAYBE_PAID), (1, OUTPUT), (2, OUTPUT)])
+def test_a_group_of_records_counts_for_what_each_of_them_does(made: list[tuple[int, int]]) -> None:
+    ended, records = set[int](), []
+    for line, flags in made:
+        if line not in ended:
+            records.append(record(line, flags, attempts=len(records) + 1, tokens_in=line))
+        if flags & (OUTPUT | ERROR):
+            ended.add(line)
+    one_by_one, at_once = Tally(), Tally()
+
+    for each in records:
+        one_by_one.apply(each)
+    at_once.apply_all(records[:2])
+    at_once.apply_all(records[2:])
+
+    assert at_once.closing() == one_by_one.closing()
+    assert at_once.counts(9) == one_by_one.counts(9)
+    assert at_once.suspicions == one_by_one.suspicions
+    assert at_once.tries == one_by_one.tries
+    assert [at_once.is_done(line) for line in range(12)] == [line in ended for line in range(12)]
 
 
 def test_a_cost_is_unknown_as_soon_as_one_price_is() -> None:
