@@ -307,8 +307,9 @@ class AnswerHeaders(Mapping[str, str]):
     def get(self, name: str, default: Any = None) -> Any:
         """As in every mapping, without an error on the way."""
         wanted = name.encode()
+        length = len(wanted)
         for given, value in self._raw:
-            if given.lower() == wanted:
+            if len(given) == length and given.lower() == wanted:
                 return value.decode().strip() if value.isascii() else default
         return default
 

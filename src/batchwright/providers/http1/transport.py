@@ -19,6 +19,9 @@ KNOWN_HEADS_MAX = 64
 
 _CLOSED = "the transport was closed"
 
+Idle = dict[Connection, None]
+"""Connections to one address; the one that was used last is the last."""
+
 
 class Http1Transport:
     """Calls over plain HTTP/1.1, with a pool of connections. Build once, use for every call.
@@ -42,9 +45,8 @@ class Http1Transport:
         self._connect_timeout_s = connect_timeout_s
         self._is_closed = False
         self._large = LargeAnswers()
-        self._heads: dict[tuple[str, str, int], Head] = {}
-        # By address; of each the one that was used last is the last.
-        self._idle: dict[Address, dict[Connection, None]] = {}
+        self._heads: dict[tuple[str, str, int], tuple[Head, Idle]] = {}
+        self._idle: dict[Address, Idle] = {}  # of an account, so there is one address
         self._sweeper: asyncio.TimerHandle | None = None  # while there are idle ones
         self._deadlines: dict[float, Deadlines] = {}  # by timeout
         self._waits: dict[asyncio.Timeout, None] = {}  # of calls that wait without a connection
@@ -52,8 +54,8 @@ class Http1Transport:
 
     async def send(self, call: Call) -> Answer:
         """Make one call and read its whole answer. See `Transport.send`."""
-        head, timeout_s = self._head(call), call.timeout_s
-        connection = self._take_idle(head.address)
+        (head, idle), timeout_s = self._head(call), call.timeout_s
+        connection = _take(idle)
         if connection is None:
             loop = asyncio.get_running_loop()
             started = loop.time()
@@ -75,7 +77,7 @@ class Http1Transport:
             connection.close()
             raise
         if connection.is_reusable():
-            self._keep(connection, head.address)
+            self._keep(connection, idle)
         return answer
 
     async def _receive_large(self, call: Call, connection: Connection, deadline: float) -> Answer:
@@ -100,7 +102,6 @@ class Http1Transport:
         for idle in self._idle.values():
             for connection in [*idle]:
                 connection.close()
-        self._idle.clear()
         for deadlines in self._deadlines.values():
             deadlines.end_all(Ambiguous(_CLOSED))
         now = asyncio.get_running_loop().time()
@@ -124,25 +125,16 @@ class Http1Transport:
             raise NotSent("the transport is closed")
         return connection
 
-    def _take_idle(self, address: Address) -> Connection | None:
-        idle = self._idle.get(address)
-        while idle:
-            connection, _ = idle.popitem()
-            if connection.is_fresh():
-                return connection
-            connection.close()
-        return None
-
-    def _keep(self, connection: Connection, address: Address) -> None:
+    def _keep(self, connection: Connection, idle: Idle) -> None:
         if self._is_closed:
             connection.close()
             return
-        self._idle.setdefault(address, {})[connection] = None
+        idle[connection] = None
         if self._sweeper is None:
             self._sweep_later()
 
     def _forget(self, connection: Connection) -> None:
-        for idle in self._idle.values():  # of an account, so there is one address
+        for idle in self._idle.values():
             idle.pop(connection, None)
 
     def _sweep_later(self) -> None:
@@ -154,9 +146,8 @@ class Http1Transport:
         for idle in self._idle.values():
             for connection in [each for each in idle if not each.is_fresh()]:
                 connection.close()
-        self._idle = {address: idle for address, idle in self._idle.items() if idle}
         self._sweeper = None
-        if self._idle:
+        if any(self._idle.values()):
             self._sweep_later()
 
     @asynccontextmanager
@@ -180,13 +171,24 @@ class Http1Transport:
 
     # The head of a request
 
-    def _head(self, call: Call) -> Head:
+    def _head(self, call: Call) -> tuple[Head, Idle]:
+        """It, and the idle connections to where it goes."""
         if self._is_closed:
             raise NotSent("the transport is closed")
         key = (call.method, call.url, id(call.headers))
-        head = self._heads.get(key)
-        if head is None:
+        known = self._heads.get(key)
+        if known is None:
             if len(self._heads) >= KNOWN_HEADS_MAX:
                 self._heads.clear()
-            head = self._heads[key] = Head.made(call)
-        return head
+            head = Head.made(call)
+            known = self._heads[key] = head, self._idle.setdefault(head.address, {})
+        return known
+
+
+def _take(idle: Idle) -> Connection | None:
+    while idle:
+        connection, _ = idle.popitem()
+        if connection.is_fresh():
+            return connection
+        connection.close()
+    return None
