@@ -99,6 +99,23 @@ def test_what_outlasts_the_grace_is_given_up_and_calls_are_listed_and_made_again
     assert possibly_paid_twice(batch) == [1, 2, 3, 4, 5]
 
 
+def test_a_stop_does_not_take_the_interpreter_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A thread of pyreqwest that comes back to one that is going down aborts the process, at random;
+    # here whatever reaches that point does.
+    (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.abort)\n")
+    found = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, found)))
+    taken_down = subprocess.run([sys.executable, "-c", ""], check=False)
+
+    with ServerProcess(tmp_path / "data") as server:
+        code = server.stop()
+
+    assert taken_down.returncode == -signal.SIGABRT
+    assert code == 0
+
+
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with ServerProcess(tmp_path_factory.mktemp("idle") / "data") as server:

@@ -27,7 +27,8 @@ def _leave(code: int) -> NoReturn:
     """End the process without taking the interpreter down.
 
     The threads of pyreqwest 0.15 may come back to an interpreter that is going down, which
-    aborts the process (after a refused connection in half of the cases).
+    aborts the process (after a refused connection in half of the cases; also where large answers
+    over TLS were broken off just before).
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):

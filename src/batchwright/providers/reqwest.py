@@ -10,6 +10,9 @@ Rules of this module, learned from pyreqwest 0.15:
   cancelled `send` raises `CancelledError` when the call has really ended, and its slot is free.
 - Nothing but the timeout or an answer ends a call, not even closing the client while the body
   is being read. So `close` lets go of the calls that are held only because they were cancelled.
+- The calls that it let go of go on in the client's thread. One that comes back while the
+  interpreter goes down aborts the process (seen with 3.11), so commands leave without taking
+  it down (`cli._leave`). A program that embeds the engine has no such way out.
 - Closing the client leaves its idle connections open; they go with its last reference.
 - A connection whose call was cut short is never used again (the client closes it).
 - `max_connections` is not used: cancelled calls leak its permits. The limiter bounds the calls.
