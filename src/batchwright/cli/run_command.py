@@ -24,7 +24,7 @@ from batchwright.cli.terminal import (
 )
 from batchwright.config import Config
 from batchwright.domain.order import Order, check_order
-from batchwright.engine.results import Settled
+from batchwright.engine.results import Stretch
 from batchwright.local.errors import Stopped
 from batchwright.local.inspection import inspect, line_chunks
 from batchwright.local.job import Job, RunOptions, default_output_of, plan_file
@@ -116,7 +116,7 @@ class RunCommand:
                 return stopped
             return summary
 
-    def _deliver(self, read: Callable[[], Iterator[Settled]], causes: Causes) -> None:
+    def _deliver(self, read: Callable[[], Iterator[Stretch]], causes: Causes) -> None:
         self._job.write(read(), causes)
 
     # The end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -99,6 +99,21 @@ class Settled(NamedTuple):
     number: int  # its physical line in the request file, from 1
     line: bytes  # without its line end
     is_error: bool
+
+
+class Stretch(NamedTuple):
+    """Results that follow one another, in the request file and where they are kept."""
+
+    first: int  # the number of the first line
+    lines: int
+    text: bytes  # whole lines with their ends
+    is_error: bool
+
+    def each(self) -> Iterator[Settled]:
+        """Every result of it."""
+        make, is_error = tuple.__new__, self.is_error  # a third of the time of a call of the class
+        for number, line in enumerate(self.text.split(b"\n")[:-1], self.first):
+            yield make(Settled, (number, line, is_error))
 
 
 Place = tuple[str, int, int, int]

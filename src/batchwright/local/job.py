@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from batchwright.domain.errors import UsageError
-from batchwright.engine.results import Settled
+from batchwright.engine.results import Settled, Stretch
 from batchwright.local.source import Source
 from batchwright.local.summary import Causes
 from batchwright.tables import (
@@ -102,11 +103,11 @@ class Job(Protocol):
         """The requests without line ends; a blank line stays, so that numbers agree."""
         ...
 
-    def write(self, results: Iterable[Settled], causes: Causes) -> None:
+    def write(self, results: Iterable[Stretch], causes: Causes) -> None:
         """Write the output, whole or not at all, and note its errors."""
         ...
 
-    def frame(self, results: Iterable[Settled], causes: Causes) -> pl.DataFrame:
+    def frame(self, results: Iterable[Stretch], causes: Causes) -> pl.DataFrame:
         """The results as a data frame. Needs Polars."""
         ...
 
@@ -139,15 +140,15 @@ class RowsJob:
         lines = request_lines(self.table, self.plan)
         return lines if self.source is None else self.source.unchanged(lines, advice=_AGAIN)
 
-    def write(self, results: Iterable[Settled], causes: Causes) -> None:
+    def write(self, results: Iterable[Stretch], causes: Causes) -> None:
         write_output(self.table, self.output, self._rows(results, causes))
 
-    def frame(self, results: Iterable[Settled], causes: Causes) -> pl.DataFrame:
+    def frame(self, results: Iterable[Stretch], causes: Causes) -> pl.DataFrame:
         return result_frame(self.table, self.output, self._rows(results, causes))
 
-    def _rows(self, results: Iterable[Settled], causes: Causes) -> Iterator[RowResult]:
+    def _rows(self, results: Iterable[Stretch], causes: Causes) -> Iterator[RowResult]:
         """A result for each row. Who takes them all knows that the table is what it was."""
-        rows = _rows_of(self.url, results, causes)
+        rows = _rows_of(self.url, _each(results), causes)
         return rows if self.source is None else self.source.unchanged(rows, advice=_PUT_BACK)
 
 
@@ -180,18 +181,18 @@ class LinesJob:
                 left -= 1
             yield line if self.model is None else override_model(line, self.model)
 
-    def write(self, results: Iterable[Settled], causes: Causes) -> None:
+    def write(self, results: Iterable[Stretch], causes: Causes) -> None:
         write_result_lines(self.output, self._lines(results, causes))
 
-    def _lines(self, results: Iterable[Settled], causes: Causes) -> Iterator[Settled]:
-        for result in results:
-            if result.is_error:
-                text = read_result(self.url, result.line).error or ""
-                causes.add(result.number, text, is_failure=True)
-            yield result
+    def _lines(self, results: Iterable[Stretch], causes: Causes) -> Iterator[Stretch]:
+        for stretch in results:
+            for failure in stretch.each() if stretch.is_error else ():
+                text = read_result(self.url, failure.line).error or ""
+                causes.add(failure.number, text, is_failure=True)
+            yield stretch
 
-    def frame(self, results: Iterable[Settled], causes: Causes) -> pl.DataFrame:
-        found = list(results)
+    def frame(self, results: Iterable[Stretch], causes: Causes) -> pl.DataFrame:
+        found = list(_each(results))
         rows = list(_rows_of(self.url, found, causes))
         # A request may embed several texts; its vectors come as JSON text.
         is_embedding = self.url == EMBEDDINGS_URL and all(row.answer is None for row in rows)
@@ -209,6 +210,10 @@ def _as_text(row: RowResult) -> RowResult:
     if row.embedding is None:
         return row
     return replace(row, answer=msgspec.json.encode(row.embedding).decode())
+
+
+def _each(results: Iterable[Stretch]) -> Iterator[Settled]:
+    return chain.from_iterable(stretch.each() for stretch in results)
 
 
 def _rows_of(url: str, results: Iterable[Settled], causes: Causes) -> Iterator[RowResult]:

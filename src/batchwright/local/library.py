@@ -12,7 +12,7 @@ from batchwright.client.progress import Progress, open_progress
 from batchwright.client.sync import run_sync
 from batchwright.config import Config, load_config
 from batchwright.domain.order import Order, check_order, order_of
-from batchwright.engine.results import Settled
+from batchwright.engine.results import Stretch
 from batchwright.local.job import Job, RunOptions, plan_file, plan_rows
 from batchwright.local.logs import quiet_logs
 from batchwright.local.progress import Snapshot
@@ -187,7 +187,7 @@ class _Call:
             retry_failed=self._retry_failed,
         )
 
-        def deliver(read: Callable[[], Iterator[Settled]], causes: Causes) -> pl.DataFrame:
+        def deliver(read: Callable[[], Iterator[Stretch]], causes: Causes) -> pl.DataFrame:
             frame = job.frame(read(), causes)
             # As the state has it now: a retry takes it back that the output is finished.
             if is_kept and not (manifest.is_finished and (state.load() or manifest).is_finished):

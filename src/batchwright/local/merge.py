@@ -13,13 +13,13 @@ from itertools import groupby
 from operator import itemgetter
 
 from batchwright.blobs.base import Blobs
-from batchwright.engine.results import Place, ResultIndex, Settled, is_error_key
+from batchwright.engine.results import Place, ResultIndex, Stretch, is_error_key
 
 _WINDOW_LINES = 2048
 _WINDOW_BYTES = 2**20
 
 
-async def windows(index: ResultIndex, blobs: Blobs) -> AsyncGenerator[list[Settled]]:
+async def windows(index: ResultIndex, blobs: Blobs) -> AsyncGenerator[list[Stretch]]:
     """All results in the order of their lines, about a megabyte at a time."""
     async for window in _windows(index):
         yield await _read(window, blobs)
@@ -48,27 +48,37 @@ async def failed_lines(index: ResultIndex) -> bytearray:
     return failed
 
 
-async def _read(window: list[Place], blobs: Blobs) -> list[Settled]:
-    found: list[Settled] = []
+async def _read(window: list[Place], blobs: Blobs) -> list[Stretch]:
+    found: list[Stretch] = []
     make = tuple.__new__  # a third of the time of a call of the class
-    for key, group in groupby(sorted(window), key=itemgetter(0)):
-        places, is_error = list(group), is_error_key(key)
-        ranges = [(offset, length - 1) for _, offset, length, _ in places]
-        lines = await blobs.read_ranges(key, ranges)
+    for key, group in groupby(sorted(_joined(window)), key=itemgetter(0)):
+        joined, is_error = list(group), is_error_key(key)
+        texts = await blobs.read_ranges(key, [(offset, length) for _, offset, length, *_ in joined])
         found += [
-            make(Settled, (number, line, is_error))
-            for (_, _, _, number), line in zip(places, lines, strict=True)
+            make(Stretch, (first, lines, text, is_error))
+            for (_, _, _, first, lines), text in zip(joined, texts, strict=True)
         ]
     found.sort()
     return found
 
 
+def _joined(window: list[Place]) -> Iterator[tuple[str, int, int, int, int]]:
+    """Key, offset and length of each stretch, its first line and how many it has."""
+    (key, start, _, first), end, lines = window[0], window[0][1], 0
+    for next_key, offset, length, line in window:
+        if offset != end or line != first + lines or next_key != key:
+            yield key, start, end - start, first, lines
+            key, start, first, lines = next_key, offset, line, 0
+        end, lines = offset + length, lines + 1
+    yield key, start, end - start, first, lines
+
+
 def pulled(
-    windows: AsyncGenerator[list[Settled]], loop: asyncio.AbstractEventLoop
-) -> Iterator[Settled]:
+    windows: AsyncGenerator[list[Stretch]], loop: asyncio.AbstractEventLoop
+) -> Iterator[Stretch]:
     """The same for a thread: it waits while the loop reads the next window."""
 
-    async def following() -> list[Settled] | None:
+    async def following() -> list[Stretch] | None:
         return await anext(windows, None)
 
     while window := asyncio.run_coroutine_threadsafe(following(), loop).result():

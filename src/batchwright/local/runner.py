@@ -23,7 +23,7 @@ from batchwright.domain.errors import Damaged, StorageError, UsageError
 from batchwright.domain.key import DEFAULT_TENANT
 from batchwright.domain.order import ORDER, Order
 from batchwright.domain.usage import NO_USAGE, Usage
-from batchwright.engine.results import ResultIndex, Settled
+from batchwright.engine.results import ResultIndex, Stretch
 from batchwright.engine.routing import ModelCheck
 from batchwright.engine.supervisor import Supervisor
 from batchwright.engine.validate import ValidationRules, Validator
@@ -41,7 +41,7 @@ T = TypeVar("T")
 OBSERVE_EVERY_S = 0.2
 _BATCHES_PER_PAGE = 100
 
-Deliver: TypeAlias = Callable[[Callable[[], Iterator[Settled]], Causes], T]
+Deliver: TypeAlias = Callable[[Callable[[], Iterator[Stretch]], Causes], T]
 """Takes a function that reads every result in input order, as often as it is called, and notes
 the errors."""
 
@@ -417,12 +417,12 @@ class LocalRun:
         ]
         return await ResultIndex.build(segments, self._node.blobs, self._manifest.lines)
 
-    def _read(self, index: ResultIndex, loop: asyncio.AbstractEventLoop) -> Iterator[Settled]:
+    def _read(self, index: ResultIndex, loop: asyncio.AbstractEventLoop) -> Iterator[Stretch]:
         """Every result in input order, for a thread."""
         count, total = 0, self._batches[0].counts.total
-        for result in pulled(windows(index, self._node.blobs), loop):
-            yield result
-            count += 1
+        for stretch in pulled(windows(index, self._node.blobs), loop):
+            yield stretch
+            count += stretch.lines
         if count != total:
             raise Damaged(f"{self._state.folder} has {count:,} results for {total:,} requests")
 

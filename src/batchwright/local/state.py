@@ -14,24 +14,30 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
 from batchwright.data_directory import LOCK_NAME, locked, prepare, read_private, write_private
 from batchwright.domain.errors import ConfigError, Damaged, Locked, StorageError, UsageError
-from batchwright.tables import RunIdentity, hash_file
+from batchwright.tables import RunIdentity
 
 SUFFIX = ".batchwright"
 _MANIFEST = "run.json"
 _ENGINE = "engine"
 _VERSION = 1
+_READ_BYTES = 2**18
 
 
 class FileMark(msgspec.Struct, frozen=True, array_like=True):
-    """A file as a run wrote or found it."""
+    """A file as a run wrote or found it.
+
+    It is to show a change that somebody made, who has no reason to hide it: a CRC-32 does, in a
+    third of the time of a hash.
+    """
 
     size_bytes: int
-    sha256: str  # hex
+    crc32: str  # hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +145,17 @@ class RunState:
 
 
 def mark_of(path: Path) -> FileMark:
-    """The mark of a file as it is now."""
-    return FileMark(*hash_file(path))
+    """The mark of a file as it is now. Raises `UsageError` where it cannot be read."""
+    size_bytes = checksum = 0
+    view = memoryview(bytearray(_READ_BYTES))
+    try:
+        with path.open("rb", buffering=0) as file:
+            while length := file.readinto(view):
+                size_bytes += length
+                checksum = crc32(view[:length], checksum)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    return FileMark(size_bytes, f"{checksum:08x}")
 
 
 def _remove_tree(folder: Path) -> None:

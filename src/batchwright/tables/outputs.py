@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from batchwright.domain.errors import UsageError
-from batchwright.engine.results import Settled
+from batchwright.engine.results import Stretch
 from batchwright.replacing import replacing
 from batchwright.tables.answers import RowResult
 from batchwright.tables.polars_extra import require_polars
@@ -31,7 +31,7 @@ _FORMATS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
-_LINES_PER_WRITE = 256
+_WRITE_BYTES = 2**18
 _ROW_GROUP_BYTES = 32 * 2**20
 _ROW_GROUP_ROWS = 122_880
 
@@ -131,7 +131,7 @@ def write_output(table: Table, plan: OutputPlan, results: Iterable[RowResult]) -
     return counted.count
 
 
-def write_result_lines(path: Path, results: Iterable[Settled]) -> LinesWritten:
+def write_result_lines(path: Path, results: Iterable[Stretch]) -> LinesWritten:
     """Write results to `path` and failures to `error_path_of(path)`, in the given order.
 
     An error file of an earlier run is removed if nothing failed in this one.
@@ -141,22 +141,19 @@ def write_result_lines(path: Path, results: Iterable[Settled]) -> LinesWritten:
     with (
         replacing(path) as output,
         replacing(error_path) as errors,
-        output.open("wb") as good,
-        errors.open("wb") as bad,
+        output.open("wb", _WRITE_BYTES) as good,
+        errors.open("wb", _WRITE_BYTES) as bad,
     ):
-        left = iter(results)
-        while block := list(islice(left, _LINES_PER_WRITE)):
-            completed += _write_lines(good, [each.line for each in block if not each.is_error])
-            failed += _write_lines(bad, [each.line for each in block if each.is_error])
+        for _, lines, text, is_error in results:
+            if is_error:
+                bad.write(text)
+                failed += lines
+            else:
+                good.write(text)
+                completed += lines
     if not failed:
         error_path.unlink()
     return LinesWritten(completed, failed, error_path if failed else None)
-
-
-def _write_lines(file: BinaryIO, lines: list[bytes]) -> int:
-    """Write lines with their ends; returns how many."""
-    file.write(b"\n".join([*lines, b""]))
-    return len(lines)
 
 
 def error_path_of(path: Path) -> Path:

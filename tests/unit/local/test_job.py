@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from batchwright.domain.errors import UsageError
+from batchwright.engine.results import Stretch
 from batchwright.local.errors import InputChanged
 from batchwright.local.job import RunOptions, default_output_of, plan_file, plan_rows
-from batchwright.local.merge import Settled
 from batchwright.local.summary import Causes
 
 CHAT = "/v1/chat/completions"
@@ -113,14 +113,14 @@ def test_a_limit_below_one_is_refused() -> None:
         RunOptions(limit=0)
 
 
-def results(count: int, at_second: Callable[[], object] = lambda: None) -> Iterator[Settled]:
+def results(count: int, at_second: Callable[[], object] = lambda: None) -> Iterator[Stretch]:
     """A result for each row; `at_second` is called before the second one."""
     for number in range(1, count + 1):
         if number == 2:
             at_second()
         body = {"choices": [{"message": {"content": f"answer {number}"}}]}
         line = {"custom_id": f"row-{number}", "response": {"status_code": 200, "body": body}}
-        yield Settled(number, json.dumps(line).encode(), False)
+        yield Stretch(number, 1, json.dumps(line).encode() + b"\n", False)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

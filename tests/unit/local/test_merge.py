@@ -9,7 +9,7 @@ from batchwright.domain.errors import Damaged
 from batchwright.domain.segment import SegmentKeys
 from batchwright.engine.journal import NO_SUMS, Journal
 from batchwright.engine.recovery import BLOCK_RECORDS
-from batchwright.engine.results import ResultIndex, Settled
+from batchwright.engine.results import ResultIndex, Settled, Stretch
 from batchwright.engine.tally import Tally
 from batchwright.local.merge import failed_lines, pulled, windows
 from batchwright.store.base import Segment
@@ -44,6 +44,14 @@ async def no_pause() -> None:
     return None
 
 
+async def results_of(index: ResultIndex, blobs: MemoryBlobs) -> list[Settled]:
+    """Every result, in the order in which they come."""
+    stretches = [each for window in [w async for w in windows(index, blobs)] for each in window]
+    found = [list(stretch.each()) for stretch in stretches]
+    assert [len(results) for results in found] == [stretch.lines for stretch in stretches]
+    return [each for results in found for each in results]
+
+
 async def test_results_come_in_the_order_of_their_lines_and_a_retry_replaces_a_failure() -> None:
     blobs = MemoryBlobs(pause=no_pause)
     first = await segment_of(
@@ -52,7 +60,7 @@ async def test_results_come_in_the_order_of_their_lines_and_a_retry_replaces_a_f
     retry = await segment_of(blobs, "batch_b", {2: (b"two", True), 1: (b"no again", False)})
 
     index = await ResultIndex.build([first, retry], blobs, LINES)
-    found = [each for window in [w async for w in windows(index, blobs)] for each in window]
+    found = await results_of(index, blobs)
 
     assert found == [
         Settled(1, b"no again", True),
@@ -72,8 +80,8 @@ async def test_far_apart_and_large_results_are_read_window_by_window() -> None:
     sizes = []
     numbers = []
     async for window in windows(index, blobs):
-        sizes.append(sum(len(each.line) for each in window))
-        numbers += [each.number for each in window]
+        sizes.append(sum(len(each.text) for each in window))
+        numbers += [result.number for each in window for result in each.each()]
 
     assert numbers == list(range(1, LINES + 1))
     assert max(sizes) < 12_000_000
@@ -88,10 +96,10 @@ async def test_answers_and_failures_of_many_segments_lie_beside_one_another() ->
     ]
 
     index = await ResultIndex.build(parts, blobs, LINES)
-    (window,) = [w async for w in windows(index, blobs)]
+    found = await results_of(index, blobs)
 
     wanted = (1, 2, 3, 4, 5, 6, 7, 9, 12)
-    assert window == [Settled(line, kinds[line][0], not kinds[line][1]) for line in wanted]
+    assert found == [Settled(line, kinds[line][0], not kinds[line][1]) for line in wanted]
 
 
 @pytest.mark.parametrize("few_records", [0, BLOCK_RECORDS], ids=["by block", "one by one"])
@@ -108,7 +116,7 @@ async def test_an_order_that_has_nothing_to_do_with_that_of_the_lines_costs_only
     retry = await segment_of(blobs, "batch_b", {5: (b"again", False), 10: (b"ten", True)})
 
     index = await ResultIndex.build([first, retry], blobs, lines)
-    found = [each for window in [w async for w in windows(index, blobs)] for each in window]
+    found = await results_of(index, blobs)
     failed = await failed_lines(index)
 
     wanted = results | {5: (b"again", False), 10: (b"ten", True)}
@@ -116,6 +124,24 @@ async def test_an_order_that_has_nothing_to_do_with_that_of_the_lines_costs_only
         Settled(line, text, not is_output) for line, (text, is_output) in sorted(wanted.items())
     ]
     assert [line for line in range(lines + 1) if failed[line]] == [5, *range(15, lines + 1, 5)]
+
+
+async def test_neighbours_in_the_input_that_lie_one_behind_the_other_come_in_one_piece() -> None:
+    blobs = MemoryBlobs(pause=no_pause)
+    order = [3, 4, 5, 1, 2, 7, 8, 10]
+    results = {line: (b"%d" % line, line not in (8, 10)) for line in order}
+    segment = await segment_of(blobs, "batch_a", results)
+    index = await ResultIndex.build([segment], blobs, LINES)
+
+    (window,) = [w async for w in windows(index, blobs)]
+
+    assert window == [
+        Stretch(1, 2, b"1\n2\n", False),
+        Stretch(3, 3, b"3\n4\n5\n", False),
+        Stretch(7, 1, b"7\n", False),
+        Stretch(8, 1, b"8\n", True),
+        Stretch(10, 1, b"10\n", True),
+    ]
 
 
 async def test_a_thread_pulls_what_the_loop_reads() -> None:
@@ -126,7 +152,7 @@ async def test_a_thread_pulls_what_the_loop_reads() -> None:
 
     found = await asyncio.to_thread(lambda: list(pulled(windows(index, blobs), loop)))
 
-    assert [each.line for each in found] == [b"one", b"three"]
+    assert found == [Stretch(1, 1, b"one\n", False), Stretch(3, 1, b"three\n", False)]
 
 
 @pytest.mark.parametrize("few_records", [0, BLOCK_RECORDS], ids=["by block", "one by one"])

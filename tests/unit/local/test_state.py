@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchwright.domain.errors import Damaged, StorageError, UsageError
-from batchwright.local.state import Manifest, open_state, state_folder_of
+from batchwright.local.state import Manifest, mark_of, open_state, state_folder_of
 from batchwright.tables import RunIdentity
 
 MANIFEST = Manifest(
@@ -97,3 +97,21 @@ def test_another_engine_stands_beside_the_first_until_that_is_dropped(tmp_path: 
         assert before == (True, False)
         assert state.is_saved(other)
         assert [path for path in state.folder.iterdir() if path.is_dir()] == [state.data_dir(other)]
+
+
+def test_the_mark_of_a_file_tells_it_from_any_other_and_not_from_a_copy(tmp_path: Path) -> None:
+    contents = [b"", b"a", b"b", b"a" * 2**19, b"a" * (2**19 - 1) + b"b", b"a" * (2**19 + 1)]
+    marks = []
+    for number, content in enumerate(contents):
+        path, copy = tmp_path / f"{number}", tmp_path / f"{number}.copy"
+        path.write_bytes(content)
+        copy.write_bytes(content)
+        assert mark_of(path) == mark_of(copy)
+        marks.append(mark_of(path))
+
+    assert len(set(marks)) == len(contents)
+
+
+def test_a_file_that_cannot_be_read_has_no_mark(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        mark_of(tmp_path)

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from batchwright.domain.errors import StorageError, UsageError
-from batchwright.engine.results import Settled
+from batchwright.engine.results import Stretch
 from batchwright.tables import (
     LinesWritten,
     RowResult,
@@ -278,20 +278,24 @@ def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_result_lines_are_parted_into_answers_and_failures(tmp_path: Path) -> None:
     path = plan_result_lines(tmp_path / "out.jsonl")
-    lines = [Settled(1, b"1", False), Settled(2, b"2", True), Settled(3, b"3", False)]
+    results = [
+        Stretch(1, 1, b"1\n", False),
+        Stretch(2, 1, b"2\n", True),
+        Stretch(3, 2, b"3\n4\n", False),
+    ]
 
-    written = write_result_lines(path, lines)
+    written = write_result_lines(path, results)
 
-    assert written == LinesWritten(2, 1, tmp_path / "out.errors.jsonl")
-    assert path.read_bytes() == b"1\n3\n"
+    assert written == LinesWritten(3, 1, tmp_path / "out.errors.jsonl")
+    assert path.read_bytes() == b"1\n3\n4\n"
     assert (tmp_path / "out.errors.jsonl").read_bytes() == b"2\n"
 
 
 def test_an_error_file_goes_when_nothing_fails_any_more(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    write_result_lines(path, [Settled(1, b"1", True)])
+    write_result_lines(path, [Stretch(1, 1, b"1\n", True)])
 
-    written = write_result_lines(path, [Settled(1, b"1", False)])
+    written = write_result_lines(path, [Stretch(1, 1, b"1\n", False)])
 
     assert written == LinesWritten(1, 0, None)
     assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
