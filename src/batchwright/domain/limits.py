@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -12,6 +12,16 @@ SECOND_S = 1.0
 MINUTE_S = 60.0
 HOUR_S = 3_600.0
 DAY_S = 86_400.0
+
+
+class Tokens(Protocol):
+    """What is counted of a request: estimated (`Cost`), or used (`Usage`)."""
+
+    @property
+    def input_tokens(self) -> int: ...
+
+    @property
+    def output_tokens(self) -> int: ...
 
 
 class Cost(msgspec.Struct, frozen=True, gc=False):

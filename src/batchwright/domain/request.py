@@ -39,15 +39,19 @@ _decode_named_raw = msgspec.json.Decoder(_NamedRaw).decode
 _SPACE = re.compile(rb"[ \t\r\n]*")
 
 
-def parse_request(line_number: int, raw: bytes, endpoint: str | None = None) -> Request:
+def parse_request(
+    line_number: int, raw: bytes, endpoint: str | None = None, model: str | None = None
+) -> Request:
     """Read a line that has passed validation; raises `msgspec.DecodeError` on any other.
 
     Its url is `endpoint` where one is given: a line may name the endpoint of its batch shorter.
+    `model` is what its body names, where that is known: it is not looked for then.
     """
     envelope = _decode_envelope(raw)
     body = bytes(envelope.body)
-    url = endpoint or envelope.url
-    return Request(line_number, envelope.custom_id, url, body, _decode_named(body).model)
+    if model is None:
+        model = _decode_named(body).model
+    return Request(line_number, envelope.custom_id, endpoint or envelope.url, body, model)
 
 
 def with_model(body: bytes, model: str, new_model: str) -> bytes:

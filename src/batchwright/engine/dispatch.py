@@ -22,7 +22,7 @@ from batchwright.domain.answers import BadAnswer, check_answer
 from batchwright.domain.batch import Batch
 from batchwright.domain.errors import Ambiguous, Damaged, StorageError, TransportError
 from batchwright.domain.file import Extent
-from batchwright.domain.limits import Cost, LimitSeen
+from batchwright.domain.limits import LimitSeen
 from batchwright.domain.request import Request, with_model
 from batchwright.domain.result import Code
 from batchwright.domain.segment import Segment
@@ -463,10 +463,10 @@ class BatchRun:
 
     def _note_answer(self, pending: Pending, answer: Answer, usage: Usage) -> None:
         """Let the lane, and the estimates, learn from an answer that counts."""
-        route, used = pending.route, Cost(usage.input_tokens, usage.output_tokens)
+        route = pending.route
         seen = route.provider.read_limits(answer.headers, self._runtime.now())
-        route.lane.note_answer(pending, seen, used)
-        learn(self._estimators[route.model], len(pending.request.body), used)
+        route.lane.note_answer(pending, seen, usage)
+        learn(self._estimators[route.model], len(pending.request.body), usage)
 
     def _note_failure(self, pending: Pending, decision: Decision, outcome: Outcome) -> None:
         """Let the lane learn from a failure, and count what counts against the request."""

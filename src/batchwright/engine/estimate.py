@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchwright.domain.limits import Cost
+from batchwright.domain.limits import Cost, Tokens
 
 TOKENS_PER_BYTE = 0.25  # of English text, before anything is seen
 OUTPUT_TOKENS = 100.0
@@ -52,7 +52,7 @@ def estimate(estimator: Estimator, size_bytes: int, output_tokens_max: int | Non
     return Cost(int(size_bytes * estimator.tokens_per_byte) + 1, int(output_tokens))
 
 
-def learn(estimator: Estimator, size_bytes: int, used: Cost) -> None:
+def learn(estimator: Estimator, size_bytes: int, used: Tokens) -> None:
     """Take in the real usage of an answer; figures that make no sense are left out.
 
     Once the means stand, one answer in eight is looked at: every request comes through here.

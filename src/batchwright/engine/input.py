@@ -44,9 +44,13 @@ def _from(extents: Sequence[Extent], offset: int) -> list[Extent]:
     return rest
 
 
-def read_request(line: Line, endpoint: str) -> Request:
-    """The request of a line, for the endpoint of its batch. Raises `Damaged`."""
+def read_request(line: Line, endpoint: str, model: str | None = None) -> Request:
+    """The request of a line, for the endpoint of its batch, and for its model if it has only one.
+
+    Raises `Damaged`.
+    """
+    number, _, content = line
     try:
-        return parse_request(line.number, line.content or b"", endpoint)
+        return parse_request(number, content or b"", endpoint, model)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Damaged(f"line {line.number} of the input file cannot be read: {error}") from error
+        raise Damaged(f"line {number} of the input file cannot be read: {error}") from error

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 from zlib import crc32
 
-from batchwright.domain.limits import Cost, Kind, LimitSeen
+from batchwright.domain.limits import Cost, Kind, LimitSeen, Tokens
 from batchwright.engine import limiter as limits_of
 from batchwright.engine.fair_queue import FairQueue, Flow
 from batchwright.engine.limiter import Binding, Declared, Reservation
@@ -189,7 +189,7 @@ class Lane:
 
     # What became of a call
 
-    def note_answer(self, job: Job, seen: tuple[LimitSeen, ...], used: Cost | None) -> None:
+    def note_answer(self, job: Job, seen: tuple[LimitSeen, ...], used: Tokens | None) -> None:
         """The provider took the call: it answered it, well or not. `seen` are the limits in the
         headers, `used` the tokens that it reports."""
         reserved = job.reserved

@@ -23,7 +23,7 @@ from typing import Literal
 
 import msgspec
 
-from batchwright.domain.limits import DAY_S, HOUR_S, MINUTE_S, Cost, Kind, LimitSeen
+from batchwright.domain.limits import DAY_S, HOUR_S, MINUTE_S, Cost, Kind, LimitSeen, Tokens
 from batchwright.engine import concurrency as inflight
 from batchwright.engine import learning
 from batchwright.engine import meter as meters
@@ -180,7 +180,7 @@ def reserve(limiter: Limiter, cost: Cost, now: float, in_flight: int) -> Reserva
     return Reservation(cost, now, limiter.requests, limiter.input_tokens, limiter.output_tokens)
 
 
-def amount_of(kind: Kind, cost: Cost) -> int:
+def amount_of(kind: Kind, cost: Tokens) -> int:
     """What a limit of that kind counts for a request."""
     if kind == "requests":
         return 1
@@ -198,7 +198,7 @@ def on_answer(limiter: Limiter, reserved: Reservation, now: float) -> None:
     inflight.note_answer(limiter.concurrency, reserved.at, now)
 
 
-def settle(limiter: Limiter, reserved: Reservation, used: Cost, now: float) -> None:
+def settle(limiter: Limiter, reserved: Reservation, used: Tokens, now: float) -> None:
     """Put the tokens really used in the place of the estimate.
 
     Nothing is corrected where the answer reports none, or where the headers show that the provider

@@ -70,6 +70,7 @@ class Reader:
         what has kept the reader from it."""
         self.has_ended = False
         self._endpoint = batch.endpoint
+        self._model = batch.model  # None: several
         self._has_shares = batch.model is None and len(router.lanes) > 1
         self._source = source
         self._runtime = runtime
@@ -112,13 +113,13 @@ class Reader:
 
     async def _scan(self, pieces: AsyncIterator[Iterator[Line]], share: _Share | None) -> None:
         """Read lines: what is in `share`, or all that nobody else reads."""
-        is_done, endpoint, offer = self._is_done, self._endpoint, self._sink.offer
-        known, has_shares = self._routes, self._has_shares
+        is_done, endpoint, model = self._is_done, self._endpoint, self._model
+        known, has_shares, offer = self._routes, self._has_shares, self._sink.offer
         async for piece in pieces:
             for line in piece:
                 if is_done is not None and is_done(line.number):
                     continue
-                request = read_request(line, endpoint)
+                request = read_request(line, endpoint, model)
                 route = known.get(request.model) or self._route(request.model)
                 if has_shares and not self._is_in(share, route):
                     continue

@@ -25,6 +25,14 @@ def test_a_request_keeps_its_body_to_the_byte() -> None:
     assert parse_request(7, raw) == Request(7, "é 1", "/v1/x", body, "mA")
 
 
+def test_what_the_batch_says_of_all_its_lines_is_not_looked_for() -> None:
+    line = b'{"custom_id":"a","method":"POST","url":"/embeddings","body":{"model":"m"}}'
+    asked = parse_request(7, line)
+    told = parse_request(7, line, "/v1/embeddings", "m")
+    assert (asked.url, asked.model) == ("/embeddings", "m")
+    assert told == Request(7, "a", "/v1/embeddings", b'{"model":"m"}', "m")
+
+
 def test_a_body_without_a_model_has_an_empty_name() -> None:
     raw = b'{"custom_id":"a","url":"/v1/moderations","body":{"input":"x"}}'
 
