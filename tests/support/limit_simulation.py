@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -23,6 +24,7 @@ from batchwright.sandbox.limiter import Limiter as Upstream
 
 WALL_S = 1_750_000_000.0  # Unix time at the start
 SEND_S = 0.0001  # what the client needs to send one call
+READ_AHEAD = 512  # requests that wait; what they will use is estimated as they are read
 REFUSAL_S = 0.05  # a refusal needs no model, only the way there and back
 
 
@@ -75,8 +77,10 @@ class Simulation:
     has_retry_after: bool = False
     counts_usage: bool = False  # the upstream settles; what counts as used is the real usage
     size: Callable[[Random], Size] = lambda random: Size(400, 100, 50, 150)
+    read_ahead: int = READ_AHEAD
     start_s: float = 1_000.0  # of the monotonic clock: where in a window it starts
     steps: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+    stalls: list[tuple[float, float]] = field(default_factory=list)  # from and until: it hangs
     tally: Tally = field(default_factory=Tally)
 
     def run(self, span_s: float) -> Tally:
@@ -87,16 +91,22 @@ class Simulation:
         reader, estimator = RateLimitReader(), Estimator()
         replies: list[tuple[float, int, Reply]] = []
         steps = sorted(((self.start_s + at, step) for at, step in self.steps), key=lambda s: s[0])
+        stalls = sorted(self.stalls)
         count = 0
-        size = self.size(random)
+        waiting: deque[tuple[Size, Cost]] = deque()
         while now < self.start_s + span_s:
+            while stalls and stalls[0][0] <= now - self.start_s:
+                now = max(now, self.start_s + stalls.pop(0)[1])
             while steps and steps[0][0] <= now:
                 steps.pop(0)[1]()
             while replies and replies[0][0] <= now:
                 self._take(limiter, reader, estimator, heapq.heappop(replies)[2], now)
             wait = math.inf
             if len(replies) < limiter.allowed_in_flight:
-                cost = estimate(estimator, size.size_bytes)
+                while len(waiting) < self.read_ahead:
+                    size = self.size(random)
+                    waiting.append((size, estimate(estimator, size.size_bytes)))
+                size, cost = waiting[0]
                 wait = account.delay_s(limiter, cost, now)
                 assert 0 <= wait <= 3600
                 if wait == 0:
@@ -105,7 +115,7 @@ class Simulation:
                     count += 1
                     heapq.heappush(replies, (now + latency_s, count, reply))
                     self.tally.most_in_flight = max(self.tally.most_in_flight, len(replies))
-                    size = self.size(random)
+                    waiting.popleft()
                     wait = SEND_S
             answered_at = replies[0][0] if replies else math.inf
             now = max(min(now + max(wait, 1e-4), max(answered_at, now)), now + 1e-7)

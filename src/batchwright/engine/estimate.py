@@ -49,7 +49,7 @@ def estimate(estimator: Estimator, size_bytes: int, output_tokens_max: int | Non
     output_tokens = estimator.output_tokens
     if output_tokens_max is not None and output_tokens_max >= 0:
         output_tokens = min(output_tokens, output_tokens_max)
-    return Cost(int(size_bytes * estimator.tokens_per_byte) + 1, int(output_tokens))
+    return Cost(max(round(size_bytes * estimator.tokens_per_byte), 1), round(output_tokens))
 
 
 def learn(estimator: Estimator, size_bytes: int, used: Tokens) -> None:

@@ -110,6 +110,8 @@ class Limiter:
     requests: int = 0  # ever sent
     input_tokens: int = 0
     output_tokens: int = 0
+    input_corrected: int = 0  # what answers used beyond their estimates
+    output_corrected: int = 0
     bound_by: Meter | Learned | None = None  # what last made somebody wait
     bound_at: float = 0.0
 
@@ -206,6 +208,8 @@ def settle(limiter: Limiter, reserved: Reservation, used: Tokens, now: float) ->
     """
     if not limiter.meters or used.input_tokens <= 0 or used.output_tokens < 0:
         return
+    limiter.input_corrected += used.input_tokens - reserved.cost.input_tokens
+    limiter.output_corrected += used.output_tokens - reserved.cost.output_tokens
     for meter in limiter.meters:
         if meter.kind != "requests":
             difference = amount_of(meter.kind, used) - amount_of(meter.kind, reserved.cost)
@@ -223,6 +227,7 @@ def observe(
                 learning.forget(limiter.learned, now)  # the limit has grown: it says so
             sent = _sent(limit.kind, reserved)
             unseen = _sent(limit.kind, limiter) - sent
+            sent += _corrected(limit.kind, limiter)
             meters.see(meter, limit, sent=sent, unseen=unseen, sent_at=reserved.at, now=now)
 
 
@@ -268,6 +273,15 @@ def _sent(kind: Kind, until: Limiter | Reservation) -> int:
     if kind == "tokens":
         return until.input_tokens + until.output_tokens
     return until.input_tokens if kind == "input_tokens" else until.output_tokens
+
+
+def _corrected(kind: Kind, limiter: Limiter) -> int:
+    """By how much estimates were wrong: calls up to one that is answered have settled, mostly."""
+    if kind == "requests":
+        return 0
+    if kind == "tokens":
+        return limiter.input_corrected + limiter.output_corrected
+    return limiter.input_corrected if kind == "input_tokens" else limiter.output_corrected
 
 
 def _meter(limiter: Limiter, seen: LimitSeen) -> Meter | None:

@@ -27,6 +27,7 @@ BURST_S = 0.25
 BURST_S_SMALL = 0.05  # once something was refused
 SURPLUS = 4.0  # how much faster than the limit a well-filled stock may be used
 STOCK_S = 5.0  # `remaining` says something where it has been that much of the rate
+CATCH_UP_S = 10.0  # in which a sliding window is filled up
 STALE_S = 2.0  # headers are taken for at most that old
 SAMPLE_S = 1.0  # between two looks at how `remaining` falls
 SAMPLES_MAX = 64  # a minute of them
@@ -129,6 +130,7 @@ def settle(meter: Meter, difference: float, now: float) -> None:
     """Correct what was counted at first, unless the provider keeps its first count."""
     if meter.is_kept or not difference:
         return
+    difference *= meter.weight
     if meter.is_allowance:
         _use_allowance(meter, difference, now)
     else:
@@ -170,8 +172,14 @@ def see(
 
 
 def refuse(meter: Meter) -> None:
-    """A call was refused: the stock that `remaining` promised is not to be had at once."""
-    meter.may_surplus = False
+    """A call was refused.
+
+    Unless the headers had said that hardly anything remains, the stock that they promise is not to
+    be had at once.
+    """
+    has_stock = meter.remaining_max >= STOCK_S * meter.rate_per_s
+    if not has_stock or meter.remaining is None or meter.remaining > meter.rate_per_s:
+        meter.may_surplus = False
     meter.pace = min(meter.pace, 1.0)
 
 
@@ -264,6 +272,13 @@ def _refills_at_once(meter: Meter, sent_at: float) -> bool:
     return meter.is_fixed or (first_at is not None and sent_at - first_at < 0.8 * meter.span_s)
 
 
+def _is_sliding(meter: Meter, now: float) -> bool:
+    """Whether what remains is what was not sent in the last span: it neither refills nor ends."""
+    first_at = meter.first_seen_at
+    is_known = first_at is not None and now - first_at > 1.1 * meter.span_s
+    return is_known and not meter.is_fixed and meter.bucket_votes == 0
+
+
 def _follow(
     meter: Meter, remaining: float, reset_s: float | None, unseen: float, age_s: float, now: float
 ) -> None:
@@ -279,7 +294,11 @@ def _follow(
     else:
         grant = remaining - unseen + rate * age_s
         is_rich = _refills_evenly(meter) and grant > 0.5 * meter.remaining_max
-        slowed = min(max(grant / min(SCARCE * meter.remaining_max, rate), 0.05), 1.0)
+        scarce = min(SCARCE * meter.remaining_max, rate)
+        slowed = min(max(grant / scarce, 0.05), 1.0)
+        if slowed == 1.0 and _is_sliding(meter, now):
+            # What was not sent a while ago is missing in the window until it is sent.
+            slowed = min(1.0 + (grant - scarce) / (CATCH_UP_S * rate), most)
         meter.pace_until = now + max(2 * age_s, 1.0)
         meter.pace = most if is_rich else slowed
     _set_pace(meter, now)

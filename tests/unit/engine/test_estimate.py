@@ -14,14 +14,14 @@ from simulation import World, chat_lines, simulate
 
 
 def test_the_first_estimate_takes_four_bytes_for_a_token() -> None:
-    assert estimate(Estimator(), 4_000).input_tokens == 1_001
+    assert estimate(Estimator(), 4_000).input_tokens == 1_000
 
 
 def test_after_some_answers_the_estimate_is_their_mean() -> None:
     estimator = Estimator()
     for _ in range(10):
         learn(estimator, 1_000, Cost(400, 20))
-    assert estimate(estimator, 2_000) == Cost(801, 20)
+    assert estimate(estimator, 2_000) == Cost(800, 20)
 
 
 def test_the_cap_of_the_request_itself_is_kept() -> None:
@@ -40,7 +40,7 @@ def test_a_new_batch_begins_with_the_means_of_its_model() -> None:
     first = for_batch(of_model)
     for _ in range(10):
         learn(first, 1_000, Cost(400, 20))
-    assert estimate(for_batch(of_model), 2_000) == Cost(801, 20)
+    assert estimate(for_batch(of_model), 2_000) == Cost(800, 20)
 
 
 def test_what_a_batch_sees_itself_soon_outweighs_what_others_saw() -> None:

@@ -172,6 +172,43 @@ def test_a_provider_that_counts_more_tokens_than_are_used_is_believed() -> None:
     assert meter.is_kept
 
 
+def test_first_estimates_that_are_far_off_do_not_change_what_a_token_weighs() -> None:
+    of, remaining = limiter(), 60_000.0
+    for step in range(40):  # estimated as 1,000 at first, 100 are used, and 100 are counted
+        now = step * 0.5
+        reserved = send(of, now, Cost(900, 100) if step < 20 else Cost(50, 50))
+        remaining -= 100
+        account.settle(of, reserved, Cost(50, 50), now + 0.1)
+        account.observe(of, reserved, (minute("tokens", 60_000, remaining, 59 - now),), now + 0.1)
+        assert not of.meters[0].is_kept
+    assert of.meters[0].weight == pytest.approx(1.0, rel=0.1)
+
+
+def test_a_sliding_window_that_was_not_filled_is_filled_up() -> None:
+    def pace_after(remaining: float) -> float:
+        of = limiter()
+        for second in range(80):  # its end moves with each call: no window that ends
+            seen = minute("requests", 6_000, remaining, 59.9)
+            account.observe(of, send(of, float(second)), (seen,), float(second) + 0.1)
+        return of.meters[0].pace
+
+    assert pace_after(150.0) == pytest.approx(1.0, abs=0.3)
+    assert pace_after(1_500.0) > 2
+
+
+def test_a_refusal_that_the_headers_announced_takes_nothing_from_what_they_say() -> None:
+    def after(remaining: float) -> bool:
+        of = limiter()
+        reserved = send(of, 0.0)
+        account.observe(of, reserved, (minute("requests", 6_000, 5_000, 10.0),), 0.1)
+        account.observe(of, reserved, (minute("requests", 6_000, remaining, 10.0),), 0.2)
+        account.on_rate_limited(of, reserved, 0.2, 1.0)
+        return of.meters[0].may_surplus
+
+    assert after(0.0)
+    assert not after(4_000.0)
+
+
 # Refusals
 
 

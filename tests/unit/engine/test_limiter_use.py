@@ -28,9 +28,6 @@ SPENT_TOO_SOON = {
     # Used as declared, twice the limit by the upstream's count, a window is used up in its first
     # half; what opens again then does so as unevenly, and the span that counts ends within it.
     Cell("declared", "sliding", "tokens, estimated", "steady"),
-    # What calls reserved and did not use comes back into a window that is used up, again and again,
-    # and looks as if it opened: all of the limit is used, but 0.7 % of the calls are refused.
-    Cell("unknown", "fixed", "tokens, used", "steady"),
 }
 STEADY = [
     cell
@@ -125,6 +122,16 @@ def test_an_unknown_token_limit_is_learned_in_requests_and_used(algorithm: Algor
     tally = Simulation(upstream, counts_usage=True, size=varied).run(END_S)
     assert tally.used(START_S, END_S, tokens=True) >= 0.96 * 2 * limit
     assert tally.refused_share(START_S, END_S) <= 0.02
+
+
+@each_algorithm
+def test_what_was_missed_while_the_client_hung_is_caught_up(algorithm: Algorithm) -> None:
+    upstream = requests(algorithm, 60.0)
+    hung = [(at + 0.5, at + 0.65) for at in range(10, 135)]
+    simulation = Simulation(upstream, has_headers=True, has_retry_after=True, stalls=hung)
+    tally = simulation.run(END_S)
+    assert tally.used(START_S, END_S) >= 0.98 * 2 * PER_MINUTE
+    assert tally.refused_share(START_S, END_S) <= 0.005
 
 
 @each_algorithm
