@@ -81,6 +81,9 @@ class Probing:
     left: int = 0  # of it that have not gone yet
     sent_at: float = 0.0  # the last one went
     next_at: float = 0.0  # the next of the batch may go
+    open_at: float = 0.0  # none was refused that went since
+    opens_at: float = 0.0  # the end of the window; the past where none is known
+    in_vain: int = 0  # refused in a row, none let in between
     through: int = 0  # that were not refused in time
     passed: int = 0  # that were let in
 

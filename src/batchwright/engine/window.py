@@ -17,6 +17,7 @@ FILLED = 0.5  # of the amount, let in before the first refusal: that tells the s
 TAPER_AT = 0.97  # of the amount: from here on slower, for the amount varies a little
 TAPER = 8
 TRIAL_SHARE = 0.005  # calls beyond the known amount that may be out at once
+BEYOND_SHARE = 0.125  # or of those beyond it that were let in
 
 
 def start(learned: Learned, now: float) -> None:
@@ -24,7 +25,7 @@ def start(learned: Learned, now: float) -> None:
     window, probing = learned.window, learned.probing
     let_in = learned.answers.accepted - probing.passed
     window.amount = max(let_in - window.accepted_before, 1)
-    span_s = min(max(now - window.began_at, SILENCE_S), WAIT_S_MAX)
+    span_s = min(max(probing.open_at - window.began_at, SILENCE_S), WAIT_S_MAX)
     is_first = not window.span_s
     window.is_sure |= is_first or abs(span_s - window.span_s) < 0.05 * span_s
     window.span_s = span_s
@@ -36,6 +37,7 @@ def start(learned: Learned, now: float) -> None:
     window.speed = min(max(speed, even), FASTER * even)
     learned.mode = Mode.WINDOWED
     _open(learned, now)
+    window.began_at = probing.open_at
     window.accepted_before = let_in
     window.used = probing.through
 
@@ -63,7 +65,8 @@ def _next_trial_s(window: Window, round_trip_s: float, now: float) -> float:
     every = max(1, min(20, 100 // max(window.amount, 1)))
     is_answered = window.grant_answers >= window.grant
     if window.number % every == 0 and is_answered and now >= window.grant_at:
-        most = max(1, int(window.amount * TRIAL_SHARE))
+        beyond = window.used - window.amount
+        most = max(1, int(window.amount * TRIAL_SHARE), int(beyond * BEYOND_SHARE))
         window.grant = window.grant_left = min(max(1, window.grant * 2), most)
         window.grant_answers = 0
         window.grant_at = now

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from batchwright.engine import learning, probing
 from batchwright.engine.learned import PROBE_S, Learned, Mode
+from batchwright.engine.probing import EMPTY
 
 
 def silent(*, accepted: int = 1_000, window_s: float = 0.0) -> Learned:
@@ -71,6 +72,31 @@ def test_what_is_left_over_and_then_refused_again_has_not_opened_it() -> None:
     assert learned.mode is Mode.SILENT
 
 
-def test_where_the_end_of_a_window_is_known_nothing_probes_long_before_it() -> None:
+def test_where_the_end_of_a_window_is_known_a_few_probes_go_at_its_beginning_and_then_none() -> (
+    None
+):
     learned = silent(window_s=60.0)
-    assert learning.delay_s(learned, 30.0) >= 0.98 * 60 - 30
+    sent = probes_until(learned, 30.0, 58.0, refusal_s=0.02)
+    assert len(sent) == EMPTY
+    assert learning.delay_s(learned, 58.0) > 1
+
+
+def test_what_goes_through_before_the_end_of_a_window_has_not_opened_it() -> None:
+    learned, now, through = silent(window_s=60.0), 30.0, 0
+    while now < 50.0:
+        wait = learning.delay_s(learned, now)
+        now += wait
+        if wait == 0:
+            learning.note_sent(learned, now)
+            learning.note_accepted(learned, now, now + 0.01)
+            through += 1
+    assert through > 0.03 * 1_000
+    assert learned.mode is Mode.SILENT
+
+
+def test_a_batch_of_probes_that_is_refused_puts_off_the_next_once() -> None:
+    learned = silent()
+    learned.probing.batch = 8
+    for _ in range(8):
+        learning.note_refused(learned, 1.0, 1.0)
+    assert learning.delay_s(learned, 1.0) <= 2 * PROBE_S

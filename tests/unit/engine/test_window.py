@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from batchwright.engine import learning
 from batchwright.engine.learned import Learned, Mode
 
@@ -57,6 +59,12 @@ def test_an_amount_that_grew_is_found_and_one_that_shrank_too() -> None:
     upstream.amount = 1_000
     drive(learned, upstream, 600.0, 900.0)
     assert upstream.by_window[14] == 1_000
+
+
+def test_a_window_lasts_from_the_first_probe_that_is_let_in_to_the_next_such() -> None:
+    learned, upstream = Learned.start(0.0), FixedWindow(3_000)
+    drive(learned, upstream, 0.0, 300.0)
+    assert learned.window.span_s == pytest.approx(60.0, abs=1.0)
 
 
 def test_few_calls_are_tried_beyond_the_amount() -> None:
