@@ -41,6 +41,7 @@ from batchwright.engine.copies import (
     slices,
 )
 from batchwright.engine.input import input_lines
+from batchwright.engine.preparation import Preparation
 from batchwright.engine.reader import ROUTE_EVERY_S
 from batchwright.engine.recovery import read_whole_records
 from batchwright.engine.routing import Router, UnknownModel
@@ -49,6 +50,7 @@ from batchwright.store.base import EngineStore
 
 LOOK_BACK_BATCHES = 100
 LOOK_BACK_REQUESTS = 1_000_000  # of all of them together; the newest is looked at in any case
+LOOKING_BACK = "looking for answers of earlier batches"
 
 log = structlog.get_logger()
 
@@ -115,6 +117,7 @@ class AnswerCache:
         writer: CopyWriter,
         is_done: Callable[[int], bool],
         runtime: Runtime,
+        preparation: Preparation,
     ) -> None:
         """`is_done` tells which lines of the batch need no answer any more."""
         self._batch = batch
@@ -126,6 +129,7 @@ class AnswerCache:
         self._writer = writer
         self._is_done = is_done
         self._runtime = runtime
+        self._preparation = preparation
         self._earlier: list[_Earlier] = []
         self._routes: dict[str, bytes | None] = {}  # by model, as JSON; None: nobody serves it
 
@@ -138,18 +142,10 @@ class AnswerCache:
         batches = await self._batches_to_look_at()
         if not batches:
             return
-        asked = await self._read_bodies(self._extents, is_stopping)
-        if asked is None:
-            return
-        hits = _Hits(asked.lines)
-        for batch in batches:
-            try:
-                await self._look_at(batch, asked, hits, is_stopping)
-            except StorageError as error:
-                self._warn(f"{batch.id} cannot give its answers", error)
-            if is_stopping():
-                return
-        if hits.count:
+        requests = sum(batch.counts.total for batch in (self._batch, *batches))
+        with self._preparation.step(LOOKING_BACK, requests):
+            hits = await self._find_hits(batches, is_stopping)
+        if hits is not None and hits.count:
             await self._copy_hits(hits, is_stopping)
 
     async def _batches_to_look_at(self) -> list[Batch]:
@@ -170,6 +166,23 @@ class AnswerCache:
         return chosen
 
     # Finding what was answered
+
+    async def _find_hits(
+        self, batches: Sequence[Batch], is_stopping: Callable[[], bool]
+    ) -> _Hits | None:
+        """What these batches can give; None where a stop came first."""
+        asked = await self._read_bodies(self._extents, is_stopping)
+        if asked is None:
+            return None
+        hits = _Hits(asked.lines)
+        for batch in batches:
+            try:
+                await self._look_at(batch, asked, hits, is_stopping)
+            except StorageError as error:
+                self._warn(f"{batch.id} cannot give its answers", error)
+            if is_stopping():
+                return None
+        return hits
 
     async def _look_at(
         self, batch: Batch, asked: Bodies, hits: _Hits, is_stopping: Callable[[], bool]
@@ -196,7 +209,11 @@ class AnswerCache:
         self, extents: Sequence[Extent], is_stopping: Callable[[], bool]
     ) -> Bodies | None:
         return await read_bodies(
-            extents, endpoint=self._batch.endpoint, blobs=self._blobs, is_stopping=is_stopping
+            extents,
+            endpoint=self._batch.endpoint,
+            blobs=self._blobs,
+            preparation=self._preparation,
+            is_stopping=is_stopping,
         )
 
     async def _answers_of(self, segments: Sequence[Segment], lines: int) -> array[int]:

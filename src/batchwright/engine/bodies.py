@@ -15,6 +15,7 @@ from batchwright.blobs.base import Blobs
 from batchwright.domain.file import Extent
 from batchwright.domain.lines import Line
 from batchwright.engine.input import input_lines, read_request
+from batchwright.engine.preparation import Preparation
 
 BUCKETS = 256
 _ENTRY = Struct("<16sI")
@@ -56,15 +57,19 @@ async def read_bodies(
     *,
     endpoint: str,
     blobs: Blobs,
+    preparation: Preparation,
     is_stopping: Callable[[], bool],
 ) -> Bodies | None:
     """Read an input, in slices and off the event loop; None where a stop came before its end.
 
+    What was read is noted in the step of `preparation` that is under way.
     Raises `Damaged` for a line that cannot be read.
     """
     bodies = Bodies(endpoint)
     async for lines in input_lines(blobs, extents):
+        before = bodies.lines
         await blobs.offload(partial(bodies.note, lines))
+        preparation.note(bodies.lines - before)
         if is_stopping():
             return None
     return bodies

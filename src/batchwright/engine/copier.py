@@ -28,11 +28,14 @@ from batchwright.engine.answer_cache import AnswerCache
 from batchwright.engine.copies import Copy, CopyWriter, slices
 from batchwright.engine.duplicates import NO_DUPLICATES, Duplicates, find_duplicates
 from batchwright.engine.journal import Journal
+from batchwright.engine.preparation import Preparation
 from batchwright.engine.recorder import Recorder
 from batchwright.engine.recovery import read_whole_records
 from batchwright.engine.routing import Router
 from batchwright.engine.runtime import Runtime
 from batchwright.store.base import EngineStore
+
+LOOKING_FOR_DUPLICATES = "looking for requests that are the same"
 
 
 class Copier:
@@ -48,6 +51,7 @@ class Copier:
         writer: CopyWriter,
         earlier: Sequence[Segment],
         cache: AnswerCache | None,
+        preparation: Preparation,
         on_end: Callable[[BaseException | None], None],
     ) -> None:
         """`earlier` are the frozen segments of the batch. `on_end` is called where the work of
@@ -59,6 +63,7 @@ class Copier:
         self._writer = writer
         self._earlier = earlier
         self._cache = cache
+        self._preparation = preparation
         self._on_end = on_end
         self._duplicates = None if batch.is_deduped else NO_DUPLICATES  # None: not known yet
         self._copies_in_all = 0  # once all followers have theirs; known with the duplicates
@@ -124,12 +129,14 @@ class Copier:
     async def _know_duplicates(self, is_stopping: Callable[[], bool]) -> bool:
         if self._duplicates is not None:
             return True
-        found = await find_duplicates(
-            self._extents,
-            endpoint=self._batch.endpoint,
-            blobs=self._blobs,
-            is_stopping=is_stopping,
-        )
+        with self._preparation.step(LOOKING_FOR_DUPLICATES, self._batch.counts.total):
+            found = await find_duplicates(
+                self._extents,
+                endpoint=self._batch.endpoint,
+                blobs=self._blobs,
+                preparation=self._preparation,
+                is_stopping=is_stopping,
+            )
         if found is not None:
             tally = self._journal.tally
             undone = await self._blobs.offload(partial(found.count_undone, tally.is_done))
@@ -194,6 +201,7 @@ def make_copier(
     journal: Journal,
     recorder: Recorder,
     earlier: Sequence[Segment],
+    preparation: Preparation,
     on_end: Callable[[BaseException | None], None],
 ) -> Copier:
     """The copier of a batch, with the answers of earlier batches where it asks for them."""
@@ -210,6 +218,7 @@ def make_copier(
             writer=writer,
             is_done=journal.tally.is_done,
             runtime=runtime,
+            preparation=preparation,
         )
     return Copier(
         batch=batch,
@@ -219,5 +228,6 @@ def make_copier(
         writer=writer,
         earlier=earlier,
         cache=cache,
+        preparation=preparation,
         on_end=on_end,
     )

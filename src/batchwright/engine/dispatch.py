@@ -40,6 +40,7 @@ from batchwright.engine.not_run import write_not_run
 from batchwright.engine.pace import Pace
 from batchwright.engine.packer import Pack
 from batchwright.engine.pending import Pending, Waiting
+from batchwright.engine.preparation import Preparation
 from batchwright.engine.reader import Reader
 from batchwright.engine.recorder import Outcome, Recorder, code_of
 from batchwright.engine.recovery import Recovered
@@ -93,6 +94,7 @@ class BatchRun:
         self.total = batch.counts.total
         self.tally = recovered.tally
         self.failure: StorageError | None = None
+        self.preparation = Preparation()
         self._batch = batch
         self._recovered = recovered
         self._extents = extents
@@ -123,6 +125,7 @@ class BatchRun:
                 journal=self._journal,
                 recorder=self._recorder,
                 earlier=recovered.segments,
+                preparation=self.preparation,
                 on_end=self._on_copied,
             )
         self._slots = slots
@@ -131,7 +134,12 @@ class BatchRun:
         self._reader = Reader(
             batch,
             source=line_source(
-                batch, extents=extents, blobs=blobs, is_done=is_done, lead=self._lead
+                batch,
+                extents=extents,
+                blobs=blobs,
+                is_done=is_done,
+                lead=self._lead,
+                preparation=self.preparation,
             ),
             runtime=runtime,
             router=router,

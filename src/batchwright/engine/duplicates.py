@@ -18,6 +18,7 @@ from batchwright.domain.file import Extent
 from batchwright.domain.lines import Line
 from batchwright.engine.bodies import BUCKETS, Bodies, read_bodies
 from batchwright.engine.input import input_lines
+from batchwright.engine.preparation import Preparation
 
 
 class Duplicates:
@@ -76,10 +77,13 @@ async def find_duplicates(
     *,
     endpoint: str,
     blobs: Blobs,
+    preparation: Preparation,
     is_stopping: Callable[[], bool],
 ) -> Duplicates | None:
     """As `read_bodies`."""
-    bodies = await read_bodies(extents, endpoint=endpoint, blobs=blobs, is_stopping=is_stopping)
+    bodies = await read_bodies(
+        extents, endpoint=endpoint, blobs=blobs, preparation=preparation, is_stopping=is_stopping
+    )
     if bodies is None:
         return None
     found = await blobs.offload(partial(duplicates_of, bodies))

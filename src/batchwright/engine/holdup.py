@@ -1,8 +1,8 @@
 """What holds a batch back now: the one thing, with its figures; and when the batch so will end.
 
-Asked from the outside inwards: the batch itself (paused), the machine (disk), then its lanes (a
-stopped one before one at its limit). A lane at its limit that others want as well is shared: then
-it is their turn, too, that a batch waits for.
+Asked from the outside inwards: the batch itself (paused), the machine (disk), what is read before
+the first request goes out, then its lanes (a stopped one before one at its limit). A lane at its
+limit that others want as well is shared: then it is their turn, too, that a batch waits for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from batchwright.engine.lane import Job, Lane, Stop
 from batchwright.engine.limiter import What as Bound
 from batchwright.engine.supervisor import Supervisor
 
-What = Literal[Bound, Stop, "fairness", "paused", "disk", "models"]
+What = Literal[Bound, Stop, "fairness", "paused", "disk", "preparing", "models"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,8 @@ def find(
         return None
     if is_short_of_space:
         return Holdup(what="disk", message="the disk is nearly full")
+    if (preparing := run.preparation.message) is not None:
+        return Holdup(what="preparing", message=preparing)
     return _of_lanes(run) or _of_models(run, unheard)
 
 

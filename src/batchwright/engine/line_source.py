@@ -14,9 +14,11 @@ from batchwright.domain.lines import Line
 from batchwright.domain.order import Order
 from batchwright.engine.input import input_lines
 from batchwright.engine.prefixes import Arrangement, Prefixes, Walk
+from batchwright.engine.preparation import Preparation
 from batchwright.engine.prompt import prompt_reader
 
 TAKEN_AT_ONCE = 256  # lines
+ORDERING = "putting prompts that begin alike together"
 
 
 class LineSource(Protocol):
@@ -63,12 +65,17 @@ class PrefixSource:
         blobs: Blobs,
         is_done: Callable[[int], bool] | None,
         lead: Callable[[], int],
+        preparation: Preparation,
+        total: int,
     ) -> None:
-        """`lead` says how many lines ahead the first of a group is to go out just now."""
+        """`lead` says how many lines ahead the first of a group is to go out just now; `total` is
+        the number of lines."""
         self._extents = extents
         self._blobs = blobs
         self._is_done = is_done
         self._lead = lead
+        self._preparation = preparation
+        self._total = total
         self._index = _Index(endpoint)
 
     async def lines(self) -> AsyncIterator[Iterator[Line]]:
@@ -93,9 +100,13 @@ class PrefixSource:
             yield _Piece(await self._read(taken), walk)
 
     async def _read_index(self) -> None:
-        async for lines in input_lines(self._blobs, self._extents):
-            await self._blobs.offload(partial(self._index.add, lines))
-        await self._blobs.offload(self._index.arrange)
+        index = self._index
+        with self._preparation.step(ORDERING, self._total):
+            async for lines in input_lines(self._blobs, self._extents):
+                before = len(index.numbers)
+                await self._blobs.offload(partial(index.add, lines))
+                self._preparation.note(len(index.numbers) - before)
+            await self._blobs.offload(index.arrange)
 
     async def _read(self, taken: Sequence[int]) -> list[Line]:
         """The lines of these indices, in their order."""
@@ -132,12 +143,19 @@ def line_source(
     blobs: Blobs,
     is_done: Callable[[int], bool] | None,
     lead: Callable[[], int],
+    preparation: Preparation,
 ) -> LineSource:
     """The lines of a batch in the order that was asked for; see `PrefixSource`."""
     if batch.order is Order.INPUT:
         return InputSource(extents=extents, blobs=blobs)
     return PrefixSource(
-        endpoint=batch.endpoint, extents=extents, blobs=blobs, is_done=is_done, lead=lead
+        endpoint=batch.endpoint,
+        extents=extents,
+        blobs=blobs,
+        is_done=is_done,
+        lead=lead,
+        preparation=preparation,
+        total=batch.counts.total,
     )
 
 

@@ -14,6 +14,7 @@ from batchwright.blobs.memory import MemoryBlobs
 from batchwright.domain.errors import Damaged
 from batchwright.domain.file import Extent
 from batchwright.engine.duplicates import Duplicates, find_duplicates
+from batchwright.engine.preparation import Preparation
 
 URL = "/v1/chat/completions"
 
@@ -35,9 +36,21 @@ async def stored(data: bytes, *, cut: int = 0) -> tuple[MemoryBlobs, list[Extent
     return blobs, [Extent("in", 0, cut), Extent("in", cut, len(data) - cut)]
 
 
+async def duplicates(
+    blobs: MemoryBlobs, extents: Sequence[Extent], *, is_stopping: bool = False
+) -> Duplicates | None:
+    return await find_duplicates(
+        extents,
+        endpoint=URL,
+        blobs=blobs,
+        preparation=Preparation(),
+        is_stopping=lambda: is_stopping,
+    )
+
+
 async def found_in(lines: Sequence[bytes]) -> Duplicates:
     blobs, extents = await stored(b"\n".join(lines))
-    found = await find_duplicates(extents, endpoint=URL, blobs=blobs, is_stopping=lambda: False)
+    found = await duplicates(blobs, extents)
     assert found is not None
     return found
 
@@ -66,7 +79,7 @@ async def test_the_line_of_a_follower_is_found_by_its_place() -> None:
     lines = [line("a", '{"x":1}'), line("b", '{"x":2}'), b"", line("c", '{"x":1}') + b"\r"]
     data = b"\xef\xbb\xbf" + b"\n".join([*lines, line("d", '{"x":1}')])
     blobs, extents = await stored(data, cut=150)
-    found = await find_duplicates(extents, endpoint=URL, blobs=blobs, is_stopping=lambda: False)
+    found = await duplicates(blobs, extents)
     assert found is not None
     places = [found.place(number) for number in found.followers(1)]
     texts = await read_extent_ranges(blobs, extents, places)
@@ -101,7 +114,7 @@ async def test_without_equals_nothing_is_kept_of_the_lines() -> None:
 
 async def test_a_stop_ends_the_reading() -> None:
     blobs, extents = await stored(line("a", "{}"))
-    stopped = await find_duplicates(extents, endpoint=URL, blobs=blobs, is_stopping=lambda: True)
+    stopped = await duplicates(blobs, extents, is_stopping=True)
     assert stopped is None
 
 

@@ -303,3 +303,42 @@ def test_a_batch_whose_provider_has_not_told_its_models_says_so() -> None:
         assert await outlook_of(world, batch) is None
 
     simulate(unheard())
+
+
+@pytest.mark.parametrize(
+    ("options", "earlier", "step"),
+    [
+        ({"dedupe": True}, 0, "looking for requests that are the same: {} of 40 requests read"),
+        ({"order": "prefix"}, 0, "putting prompts that begin alike together: {} of 40"),
+        ({"cache": {"max_age_s": 86_400}}, 60, "looking for answers of earlier batches: {} of 100"),
+    ],
+)
+def test_what_is_read_before_the_first_request_is_named_with_how_far_it_is(
+    options: dict[str, Any], earlier: int, step: str
+) -> None:
+    async def preparing() -> None:
+        world = World(11)
+        engine = await world.boot()
+        if earlier:
+            known = await world.create_batch(chat_lines(earlier), options=options)
+            await engine.wait(known.id)
+        seen, sent = list[Holdup | None](), len(world.network.ledger)
+        offload = engine.blobs.offload
+
+        async def watched(function: Any) -> Any:
+            found = await offload(function)
+            if len(world.network.ledger) == sent and engine.supervisor(batch.id) is not None:
+                seen.append(await holdup_of(world, batch))
+            return found
+
+        engine.blobs.offload = watched  # type: ignore[method-assign]
+        batch = await world.create_batch(chat_lines(40), options=options)
+        await engine.wait(batch.id)
+
+        named = [holdup for holdup in seen if holdup is not None]
+        assert {holdup.what for holdup in named} == {"preparing"}
+        assert named[0].message.startswith(step.format(0))
+        assert named[-1].message.startswith(step.format(40 + earlier))
+        assert not named[0].stands_still
+
+    simulate(preparing())

@@ -13,6 +13,7 @@ from batchwright.blobs.memory import MemoryBlobs
 from batchwright.domain.file import Extent
 from batchwright.domain.lines import Line
 from batchwright.engine.line_source import TAKEN_AT_ONCE, InputSource, LineSource, PrefixSource
+from batchwright.engine.preparation import Preparation
 from simulation import simulate
 
 CHAT = "/v1/chat/completions"
@@ -50,7 +51,13 @@ def by_prefix(
     lead: int = 0,
 ) -> PrefixSource:
     return PrefixSource(
-        endpoint=CHAT, extents=extents, blobs=blobs, is_done=is_done, lead=lambda: lead
+        endpoint=CHAT,
+        extents=extents,
+        blobs=blobs,
+        is_done=is_done,
+        lead=lambda: lead,
+        preparation=Preparation(),
+        total=1,
     )
 
 

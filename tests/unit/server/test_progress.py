@@ -11,6 +11,7 @@ from batchwright.domain.priority import Priority
 from batchwright.domain.usage import Usage
 from batchwright.engine.fair_queue import Flow
 from batchwright.engine.limiter import Binding
+from batchwright.engine.preparation import Preparation
 from batchwright.server.progress import LINES_IN_LIST_MAX, live_batch_wire
 
 BATCH = Batch(
@@ -47,6 +48,7 @@ def running(rate_per_s: float, *reasons: str | None) -> Any:
         total=100,
         ran=50,
         left=50,
+        preparation=Preparation(),
         _pace=pace,
         _flows={each: Flow("t", lambda: None) for each in lanes},
     )
