@@ -133,20 +133,25 @@ class AnswerCache:
         self._earlier: list[_Earlier] = []
         self._routes: dict[str, bytes | None] = {}  # by model, as JSON; None: nobody serves it
 
-    async def recall(self, is_stopping: Callable[[], bool]) -> None:
+    async def recall(self, is_stopping: Callable[[], bool]) -> Bodies | None:
         """Copy every answer that is there. Leaves early, resumable, on a stop.
 
+        Returns the bodies of the batch itself where they were read, for who has use for them.
         Raises `StorageError` where the batch's own input cannot be read; what an earlier one cannot
         give is bought.
         """
         batches = await self._batches_to_look_at()
         if not batches:
-            return
+            return None
         requests = sum(batch.counts.total for batch in (self._batch, *batches))
         with self._preparation.step(LOOKING_BACK, requests):
-            hits = await self._find_hits(batches, is_stopping)
-        if hits is not None and hits.count:
+            asked = await self._read_bodies(self._extents, is_stopping)
+            if asked is None:
+                return None
+            hits = await self._find_hits(asked, batches, is_stopping)
+        if hits.count and not is_stopping():
             await self._copy_hits(hits, is_stopping)
+        return asked
 
     async def _batches_to_look_at(self) -> list[Batch]:
         found = await self._store.ended_batches(
@@ -168,12 +173,9 @@ class AnswerCache:
     # Finding what was answered
 
     async def _find_hits(
-        self, batches: Sequence[Batch], is_stopping: Callable[[], bool]
-    ) -> _Hits | None:
-        """What these batches can give; None where a stop came first."""
-        asked = await self._read_bodies(self._extents, is_stopping)
-        if asked is None:
-            return None
+        self, asked: Bodies, batches: Sequence[Batch], is_stopping: Callable[[], bool]
+    ) -> _Hits:
+        """What these batches can give; not all of it where a stop came first."""
         hits = _Hits(asked.lines)
         for batch in batches:
             try:
@@ -181,7 +183,7 @@ class AnswerCache:
             except StorageError as error:
                 self._warn(f"{batch.id} cannot give its answers", error)
             if is_stopping():
-                return None
+                break
         return hits
 
     async def _look_at(

@@ -25,6 +25,7 @@ from batchwright.domain.result import NOT_RUN
 from batchwright.domain.segment import Segment, SegmentKeys
 from batchwright.engine.account import ERROR, OUTPUT, Record, unpack_whole
 from batchwright.engine.answer_cache import AnswerCache
+from batchwright.engine.bodies import Bodies
 from batchwright.engine.copies import Copy, CopyWriter, slices
 from batchwright.engine.duplicates import NO_DUPLICATES, Duplicates, find_duplicates
 from batchwright.engine.journal import Journal
@@ -103,10 +104,9 @@ class Copier:
             await self._copy_new(is_stopping)
 
     async def _run(self, on_ready: Callable[[], None]) -> None:
-        if self._cache is not None:
-            await self._cache.recall(self._has_stopped)
-            self._cache = None  # it holds megabytes
-        if not await self._know_duplicates(self._has_stopped) or self._is_stopped:
+        if not await self._know_duplicates(self._has_stopped, await self._recall()):
+            return
+        if self._is_stopped:
             return
         on_ready()
         moved = self._writer.moved
@@ -115,6 +115,11 @@ class Copier:
             await self._copy_new(self._has_stopped)
             if not moved.is_set():
                 await moved.wait()
+
+    async def _recall(self) -> Bodies | None:
+        """Copy what earlier batches have; the bodies of this one, where that had to read them."""
+        cache, self._cache = self._cache, None  # it holds megabytes
+        return None if cache is None else await cache.recall(self._has_stopped)
 
     @property
     def _has_followers(self) -> bool:
@@ -126,7 +131,9 @@ class Copier:
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._on_end(None if task.cancelled() else task.exception())
 
-    async def _know_duplicates(self, is_stopping: Callable[[], bool]) -> bool:
+    async def _know_duplicates(
+        self, is_stopping: Callable[[], bool], bodies: Bodies | None = None
+    ) -> bool:
         if self._duplicates is not None:
             return True
         with self._preparation.step(LOOKING_FOR_DUPLICATES, self._batch.counts.total):
@@ -136,6 +143,7 @@ class Copier:
                 blobs=self._blobs,
                 preparation=self._preparation,
                 is_stopping=is_stopping,
+                known=bodies,
             )
         if found is not None:
             tally = self._journal.tally

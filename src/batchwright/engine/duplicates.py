@@ -79,9 +79,10 @@ async def find_duplicates(
     blobs: Blobs,
     preparation: Preparation,
     is_stopping: Callable[[], bool],
+    known: Bodies | None = None,
 ) -> Duplicates | None:
-    """As `read_bodies`."""
-    bodies = await read_bodies(
+    """As `read_bodies`, which is spared where the bodies are known; they are given up."""
+    bodies = known or await read_bodies(
         extents, endpoint=endpoint, blobs=blobs, preparation=preparation, is_stopping=is_stopping
     )
     if bodies is None:

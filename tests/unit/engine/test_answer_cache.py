@@ -12,7 +12,8 @@ import pytest
 
 from batchwright.domain.batch import Batch, Status
 from batchwright.domain.errors import NotSent, StorageError
-from batchwright.engine import answer_cache
+from batchwright.engine import answer_cache, bodies
+from batchwright.engine.bodies import Bodies
 from batchwright.providers.base import Answer, Call
 from simulation import (
     EPOCH_AT,
@@ -363,6 +364,29 @@ def test_with_dedupe_a_line_is_a_copy_of_an_earlier_batch_or_of_its_leader() -> 
         assert said(results) == ["b", "a", "b", "a"]
         assert cached_from(results) == [None, (first.id, 1), None, (first.id, 1)]
         assert results[2]["batchwright"]["copied_from"] == {"line": 1}
+
+    simulate(both())
+
+
+def test_with_dedupe_the_input_is_hashed_once_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[int] = []
+
+    class Counted(Bodies):
+        def add(self, body: bytes, line: int) -> None:
+            hashed.append(line)
+            super().add(body, line)
+
+    monkeypatch.setattr(bodies, "Bodies", Counted)
+
+    async def both() -> None:
+        world = World(1)
+        await world.boot()
+        await done(world, ["a", "b"], DAY)
+        assert hashed == []
+        _, results = await done(world, ["a", "c", "c"], {**DAY, "dedupe": True})
+        assert sorted(world.network.ledger) == ["a", "b", "c"]
+        assert said(results) == ["a", "c", "c"]
+        assert hashed == [1, 2, 3, 1, 2]  # its own, then those of the earlier batch
 
     simulate(both())
 
