@@ -275,9 +275,14 @@ async def read_whole_records(
     segment: Segment, blobs: Blobs, start: int = 0
 ) -> AsyncIterator[bytes]:
     """The same undecoded, marks included, in blocks of `BLOCK_RECORDS`; the last may be shorter."""
-    assert segment.lengths is not None  # noqa: S101 - the caller froze it or took the synced ones
-    for offset in range(start, segment.lengths.account, _BLOCK_BYTES):
+    for offset in block_offsets(segment, start):
         yield await read_whole_block(segment, blobs, offset)
+
+
+def block_offsets(segment: Segment, start: int = 0) -> range:
+    """Where these blocks lie in the account file."""
+    assert segment.lengths is not None  # noqa: S101 - the caller froze it or took the synced ones
+    return range(start, segment.lengths.account, _BLOCK_BYTES)
 
 
 async def read_whole_block(segment: Segment, blobs: Blobs, offset: int) -> bytes:

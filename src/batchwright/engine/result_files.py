@@ -16,8 +16,8 @@ from batchwright.domain.batch import Batch
 from batchwright.domain.errors import Damaged
 from batchwright.domain.file import RESULT_PURPOSE, Extent, File
 from batchwright.domain.segment import Segment, SegmentKeys
-from batchwright.engine.account import ERROR, OUTPUT, Record, unpack_whole
-from batchwright.engine.recovery import read_whole_records
+from batchwright.engine.account import ERROR, MARK, OUTPUT, Record, marked_lengths, unpack_whole
+from batchwright.engine.recovery import block_offsets, read_whole_block, read_whole_records
 
 
 def publishable(
@@ -59,12 +59,9 @@ async def read_result_extent(
     """
     kind = OUTPUT if extent.key.endswith("/output") else ERROR
     position, stop = extent.offset, extent.offset + extent.length
-    async for data in read_whole_records(segment, blobs):
-        wanted = [
-            record
-            for record in unpack_whole(data)
-            if record.flags & kind and record.offset + record.length > position
-        ]
+    first = await _block_before(position, kind, segment, blobs)
+    async for data in read_whole_records(segment, blobs, first):
+        wanted = await blobs.offload(partial(_wanted, data, kind, position))
         for lines in _pieces(wanted):
             start = lines[0].offset
             if start > position or position >= stop:
@@ -78,6 +75,44 @@ async def read_result_extent(
             return
     if position < stop:
         raise Damaged(f"{extent.key}: no account record for the line at byte {position}")
+
+
+async def _block_before(position: int, kind: int, segment: Segment, blobs: Blobs) -> int:
+    """A block of the account file before which no record is of a line at `position` or behind it.
+
+    Result lines lie in the order of their records, so the blocks are searched by halving.
+    """
+    blocks = block_offsets(segment)
+    low, high = 0, len(blocks)
+    while position and high - low > 1:
+        middle = (low + high) // 2
+        data = await read_whole_block(segment, blobs, blocks[middle])
+        begins = await blobs.offload(partial(_begins_at, data, kind))
+        if begins is not None and begins <= position:
+            low = middle
+        else:
+            high = middle
+    return blocks[low] if blocks else 0
+
+
+def _begins_at(data: bytes, kind: int) -> int | None:
+    """Up to where lines of `kind` lie before these records; None where none of them tells."""
+    for record in unpack_whole(data):
+        if record.flags & MARK:
+            output, error, _ = marked_lengths(record)
+            return output if kind == OUTPUT else error
+        if record.flags & kind:
+            return record.offset
+    return None
+
+
+def _wanted(data: bytes, kind: int, position: int) -> list[Record]:
+    """The records of the lines of `kind` that end behind `position`."""
+    return [
+        record
+        for record in unpack_whole(data)
+        if record.flags & kind and record.offset + record.length > position
+    ]
 
 
 def _pieces(records: Sequence[Record]) -> Iterator[list[Record]]:

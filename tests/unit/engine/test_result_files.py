@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
 
+import batchwright.engine.recovery as recovery
 import batchwright.engine.result_files as result_files
 from batchwright.blobs.memory import MemoryBlobs
 from batchwright.domain.errors import Damaged
 from batchwright.domain.file import Extent
 from batchwright.domain.segment import Segment
+from batchwright.engine.account import RECORD_BYTES
 from batchwright.engine.journal import Journal
+from batchwright.engine.recovery import block_offsets
 from batchwright.engine.result_files import read_result_extent
 from batchwright.engine.tally import Tally
 
@@ -78,6 +82,27 @@ async def test_any_range_is_that_range(published: Published) -> None:
         for stop in range(start + 1, len(content) + 1, 29):
             extent = Extent(published.keys[0], start, stop - start)
             assert await published.read(extent) == content[start:stop]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+async def test_the_records_before_a_range_are_not_all_read(
+    published: Published, which: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "_BLOCK_BYTES", 3 * RECORD_BYTES)
+    halvings = len(block_offsets(published.segment)).bit_length()
+    read, seen = published.blobs.read, list[str]()
+
+    def counted(key: str, offset: int, length: int) -> AsyncIterator[bytes]:
+        seen.append(key)
+        return read(key, offset, length)
+
+    monkeypatch.setattr(published.blobs, "read", counted)
+    content = published.content[which]
+    for start in range(len(content)):
+        seen.clear()
+        extent = Extent(published.keys[which], start, 1)
+        assert await published.read(extent) == content[start : start + 1]
+        assert len(seen) <= halvings + 4  # and on to the next line of the kind, and the line
 
 
 async def test_a_changed_byte_is_never_handed_out(published: Published) -> None:
