@@ -50,6 +50,7 @@ from batchwright.store.base import EngineStore
 
 LOOK_BACK_BATCHES = 100
 LOOK_BACK_REQUESTS = 1_000_000  # of all of them together; the newest is looked at in any case
+UNHEARD_WAIT_S = 300.0  # in all, for providers that still load, where other requests wait too
 LOOKING_BACK = "looking for answers of earlier batches"
 
 log = structlog.get_logger()
@@ -131,6 +132,7 @@ class AnswerCache:
         self._runtime = runtime
         self._preparation = preparation
         self._earlier: list[_Earlier] = []
+        self._waited_s = 0.0  # for providers that have not said what they serve
         self._routes: dict[str, bytes | None] = {}  # by model, as JSON; None: nobody serves it
 
     async def recall(self, is_stopping: Callable[[], bool]) -> Bodies | None:
@@ -265,9 +267,16 @@ class AnswerCache:
 
     async def _until_known(self, models: Iterable[str], is_stopping: Callable[[], bool]) -> None:
         """Wait while one of these may come with an account that has not said yet what it serves:
-        without its route an answer that is there would be bought again."""
+        without its route an answer that is there would be bought again.
+
+        In a batch of one model nothing could be sent meanwhile. In one of several the requests for
+        the others wait as well, so that has an end.
+        """
         while not is_stopping() and any(map(self._is_awaited, models)):
+            if self._batch.model is None and self._waited_s >= UNHEARD_WAIT_S:
+                return
             await self._runtime.sleep(ROUTE_EVERY_S)
+            self._waited_s += ROUTE_EVERY_S
 
     def _is_awaited(self, model: str) -> bool:
         may_come, explain = self._router.may_come, self._router.explain

@@ -14,6 +14,9 @@ from batchwright.domain.batch import Batch, Status
 from batchwright.domain.errors import NotSent, StorageError
 from batchwright.engine import answer_cache, bodies
 from batchwright.engine.bodies import Bodies
+from batchwright.engine.engine import Engine
+from batchwright.engine.lane import Lane
+from batchwright.engine.routing import Account
 from batchwright.providers.base import Answer, Call
 from simulation import (
     EPOCH_AT,
@@ -308,6 +311,49 @@ def test_a_stop_ends_the_wait_for_a_provider_that_still_loads_its_models(
         assert world.network.ledger == ["a"]
 
     simulate(stopped())
+
+
+def serve_also(engine: Engine, world: World, model: str) -> None:
+    """A second provider, which is known to serve `model`."""
+    provider = ScriptedProvider(world.network)
+    provider.name = "another"
+    lane = Lane("another", limits=world.limits, runtime=world.runtime)
+    engine.router._accounts["another"] = Account(provider, lane, models=(model,))
+    engine.router.learn("another", [model])
+
+
+def lines_for(*models: str) -> bytes:
+    """A line for each model, which says its name."""
+    lines = [json.loads(chat_lines_saying([model], model)) for model in models]
+    named = [{**line, "custom_id": f"r-{number}"} for number, line in enumerate(lines)]
+    return b"".join(json.dumps(line).encode() + b"\n" for line in named)
+
+
+@pytest.mark.parametrize(("loads_s", "bought"), [(200, 1), (2_000, 2)])
+def test_requests_for_other_models_wait_a_bounded_time_for_a_provider_that_still_loads(
+    loads_s: float, bought: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def loading() -> None:
+        world = World(1)
+        engine = await world.boot()
+        await done(world, ["m"])
+        await engine.stop()
+        world.models = ()
+        started_at = world.runtime.monotonic()
+        loading_until(started_at + loads_s, monkeypatch)
+        engine = await world.boot()
+        serve_also(engine, world, "n")
+        batch = await world.create_batch(lines_for("m", "n"), options=DAY)
+        while "n" not in world.network.ledger:
+            await asyncio.sleep(1)
+        waited_s = world.runtime.monotonic() - started_at
+        await engine.wait(batch.id)
+        results = await results_of(world, await world.get_batch(batch.id))
+        assert waited_s < answer_cache.UNHEARD_WAIT_S + 30
+        assert said(results) == ["m", "n"]
+        assert world.network.ledger.count("m") == bought  # again, where it came too late
+
+    simulate(loading())
 
 
 def test_a_damaged_answer_is_bought_again() -> None:
