@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -130,6 +132,35 @@ def test_stopped_gracefully_and_resumed_nothing_is_lost_and_nothing_asked_twice(
     assert found.successes == REQUESTS
     calls = sandbox.calls_by_body()
     assert (len(calls), calls.total()) == (REQUESTS, REQUESTS)
+
+
+def test_what_is_left_goes_out_in_the_order_that_is_asked_for_when_it_goes_on(
+    sandbox: SandboxProcess, tmp_path: Path
+) -> None:
+    prompts = 4
+    prompt_of = dict[str, int]()
+    with (tmp_path / "in.jsonl").open("w") as file:
+        for number in range(REQUESTS):
+            text = f"{number % prompts}".ljust(2_000, "x") + f" no. {number}"
+            body = {"model": "m", "messages": [{"role": "user", "content": text}]}
+            line = {"custom_id": f"r-{number}", "method": "POST", "url": CHAT, "body": body}
+            file.write(json.dumps(line) + "\n")
+            prompt_of[sha256(json.dumps(body).encode()).hexdigest()] = number % prompts
+
+    first = RunProcess(tmp_path)
+    wait_for_calls(first, sandbox.ledger_path, REQUESTS // 4)
+    first.send(signal.SIGINT)
+    first.end()
+    before = len(sandbox.calls_by_body())
+    resumed_code, _ = RunProcess(tmp_path, "--order", "prefix").end()
+    sandbox.stop()
+
+    assert resumed_code == 0
+    sent = [prompt_of[call["sha256"]] for call in sandbox.ledger()]
+    assert len(sent) == REQUESTS
+    left = sent[before:]
+    together = sum(one == next_one for one, next_one in pairwise(left))
+    assert together > 0.7 * len(left)
 
 
 def test_killed_and_resumed_nothing_is_lost_and_repeats_are_at_most_the_slots_and_told(

@@ -163,8 +163,8 @@ async def run_job(
 ) -> tuple[Summary, T]:
     """Do the job, or what is left of it, and hand its results to `deliver`, in a thread.
 
-    `manifest` is that of `settle_state`, `config` that of `config_for_run`. `order` is for batches
-    that begin now: one that goes on keeps its own. Returns the summary and what `deliver` returned.
+    `manifest` is that of `settle_state`, `config` that of `config_for_run`. `order` is that of
+    what is left to be sent. Returns the summary and what `deliver` returned.
     Raises `InvalidInput` with nothing sent, `Stopped` and `Stalled` where it can be resumed, and
     `StorageError` where the state or the disk does not allow to go on.
     """
@@ -219,6 +219,7 @@ class LocalRun:
         self._batches = await self._find_batches()
         self._require_first_batch()
         await self._require_models()
+        await self._reorder()
         await self._engine.start()
         if not self._batches:
             await self._begin()
@@ -288,6 +289,14 @@ class LocalRun:
         for model in models:
             if (problem := self._engine.router.explain(model)) is not None:
                 raise Stalled(f"{problem} Nothing was sent; the same command goes on from here.")
+
+    async def _reorder(self) -> None:
+        """What is left goes out in the order that is asked for now: each start finds it anew."""
+        for place, batch in enumerate(self._batches):
+            if not batch.is_terminal and batch.order is not self._order:
+                ordered = replace(batch, options={**batch.options, ORDER: self._order.value})
+                await self._node.store.save_batch(ordered, was=batch)
+                self._batches[place] = ordered
 
     def _require_served(self) -> None:
         """A model that all requests share is looked up once, before they are written."""
