@@ -280,7 +280,7 @@ class Client:
     ) -> Answer:
         """One call with a JSON body and no retry, whatever the status of the answer.
 
-        Raises `ServerUnreachable`.
+        Raises `ServerUnreachable`, and `AnswerTooLarge` for more than 16 MiB.
         """
         return await self._http.send_once(method, path, body, timeout_s=timeout_s)
 

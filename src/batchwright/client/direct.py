@@ -35,7 +35,8 @@ from batchwright.client.items import (
 from batchwright.client.progress import Progress, open_progress
 from batchwright.client.results import failure_from
 from batchwright.client.sync import run_sync
-from batchwright.domain.errors import UsageError
+from batchwright.domain.errors import AnswerTooLarge, UsageError
+from batchwright.domain.result import Code
 
 BodyMaker: TypeAlias = Callable[[Any], Mapping[str, Any]] | Mapping[str, Any]
 
@@ -77,7 +78,8 @@ async def process_batch_async(
     `max_concurrent`: calls at once.
 
     Returns the text of each answer; for embeddings the vector; for other endpoints the body.
-    A request that failed leaves a falsy `RequestFailure` in its place; with
+    A request that failed, or whose answer has more than 16 MiB (`response_too_large`), leaves a
+    falsy `RequestFailure` in its place; with
     `on_error="raise"` `RequestsFailed` is raised at the end, which carries all answers.
 
     Passing errors are tried again up to `max_attempts` times with growing pauses. Refusals
@@ -326,6 +328,9 @@ class _Run:
             answer = await self._client.send_once("POST", self._maker.endpoint, content)
         except ServerUnreachable as error:
             return _Broken(RequestFailure("connection_error", str(error)), told=False)
+        except AnswerTooLarge as error:  # the next one would be paid for, too
+            self._turnstile.answered()
+            return RequestFailure(Code.RESPONSE_TOO_LARGE.wire, str(error))
         finally:
             self._turnstile.leave()
         return self._judge(answer, sent_at)

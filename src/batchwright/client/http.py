@@ -33,6 +33,8 @@ from batchwright.client.errors import (
     StateConflict,
     Unauthenticated,
 )
+from batchwright.domain.errors import AnswerTooLarge
+from batchwright.domain.result import ANSWER_BYTES_MAX
 
 if TYPE_CHECKING:
     from pyreqwest.request import RequestBuilder
@@ -141,10 +143,11 @@ class Http:
     ) -> Answer:
         """One call with a JSON body and no retry, whatever the status of the answer.
 
-        Raises `ServerUnreachable`.
+        Raises `ServerUnreachable`, and `AnswerTooLarge` above `ANSWER_BYTES_MAX`.
         """
         builder = self.builder(method, path, {}, timeout_s or self.timeout_s)
-        return await self._send(builder.header("content-type", "application/json").body_bytes(body))
+        builder = builder.header("content-type", "application/json").body_bytes(body)
+        return await self._send_capped(builder, ANSWER_BYTES_MAX)
 
     async def iter_content(self, path: str) -> AsyncIterator[bytes]:
         """The bytes behind a path as they arrive.
@@ -208,6 +211,19 @@ class Http:
         except PyreqwestError as error:
             raise self._unreachable(error) from error
         return _answer(response, body)
+
+    async def _send_capped(self, builder: RequestBuilder, bytes_max: int) -> Answer:
+        request = builder.build_streamed()
+        try:
+            response = await request.__aenter__()
+            read = await response.body_reader.read(bytes_max + 1)
+        except PyreqwestError as error:
+            raise self._unreachable(error) from error
+        # One that was read to its end needs no leaving, and a cancelled one is not to wait for it.
+        if read is not None and len(read) > bytes_max:
+            await request.__aexit__(None, None, None)
+            raise AnswerTooLarge(f"the answer is larger than {bytes_max} bytes")
+        return _answer(response, b"" if read is None else read.to_bytes())
 
     async def _content_from(self, path: str, start: int) -> AsyncIterator[bytes]:
         # Ranges count the bytes on the wire, so the content must not be compressed there.

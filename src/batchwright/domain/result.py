@@ -7,6 +7,7 @@ from enum import IntEnum
 import msgspec
 
 OK = 200
+ANSWER_BYTES_MAX = 16 * 2**20  # of one request, decoded; a larger one is `RESPONSE_TOO_LARGE`
 
 
 class Code(IntEnum):

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from batchwright.domain.errors import Ambiguous, ConfigError
+from batchwright.domain.result import ANSWER_BYTES_MAX
 from batchwright.providers.base import Call, Transport
 from batchwright.providers.rate_limits import RateLimitReader
 
 TIMEOUT_S = 600.0
-ANSWER_BYTES_MAX = 16 * 2**20
 MODELS_TIMEOUT_S = 30.0
 MODELS_BYTES_MAX = 4 * 2**20
 

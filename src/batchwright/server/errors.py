@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
-from batchwright.domain.errors import NoSpace, TransportError, UsageError
+from batchwright.domain.errors import AnswerTooLarge, NoSpace, TransportError, UsageError
+from batchwright.domain.result import Code
 
 log = structlog.get_logger()
 
@@ -108,6 +109,10 @@ def error_response(error: Exception, *, method: str = "", path: str = "") -> Res
                 "is room.",
                 code="insufficient_storage",
             )
+        case AnswerTooLarge():  # the next one would be paid for, too
+            message = f"The provider's answer is not handed on: {str(error).rstrip('.')}."
+            headers = {"x-should-retry": "false"}
+            return _answer(502, message, code=Code.RESPONSE_TOO_LARGE.wire, headers=headers)
         case TransportError():
             return _answer(502, _UNREACHED, code="upstream_failed")
         case _:

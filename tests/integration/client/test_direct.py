@@ -9,6 +9,7 @@ from batchwright.client import direct
 from batchwright.client.direct import process_batch, process_batch_async
 from batchwright.client.errors import RequestFailure, RequestsFailed
 from batchwright.domain.errors import UsageError
+from batchwright.domain.result import ANSWER_BYTES_MAX
 from fake_openai_batch import FakeOpenAI
 from sandbox_process import SandboxProcess
 
@@ -96,6 +97,18 @@ def test_an_answer_that_cannot_be_read_costs_its_item_alone(
     answers = ask(server, ["a", "b"], max_concurrent=1, max_attempts=1)
 
     assert answers == [RequestFailure("invalid_answer", "the answer is not JSON", 200), "echo b"]
+
+
+def test_an_answer_above_the_limit_is_asked_for_once_and_costs_its_item_alone(
+    server: FakeOpenAI,
+) -> None:
+    server.faults[CHAT] = [{"status": 200, "body": b" " * (ANSWER_BYTES_MAX + 1)}]
+
+    answers = ask(server, ["a", "b"], max_concurrent=1)
+
+    too_large = "the answer is larger than 16777216 bytes"
+    assert answers == [RequestFailure("response_too_large", too_large), "echo b"]
+    assert server.count(*CHAT) == 2
 
 
 def test_raising_waits_for_the_end_and_keeps_the_answers(server: FakeOpenAI) -> None:

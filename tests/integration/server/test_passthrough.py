@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from batchwright.domain.errors import Ambiguous, NotSent
+from batchwright.domain.errors import Ambiguous, AnswerTooLarge, NotSent
 from batchwright.providers.base import Answer, Call
 from batchwright.server import passthrough
 from batchwright.server.settings import ServerSettings
@@ -258,6 +258,19 @@ async def test_what_keeps_an_answer_away_is_502_without_names_of_hosts(server: A
     assert answer.status_code == 502
     assert "secret-host" not in answer.text
     assert answer.json()["error"]["type"] == "server_error"
+
+
+async def test_an_answer_above_the_limit_is_told_and_not_to_be_asked_for_again(server: Any) -> None:
+    def too_large(call: Call) -> Answer:
+        raise AnswerTooLarge(f"the answer is larger than {call.answer_bytes_max} bytes")
+
+    server.upstream.answer = too_large
+    async with server.http() as http:
+        answer = await http.post("/v1/chat/completions", json={"model": MODEL, "messages": HELLO})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "response_too_large")
+    assert "larger than 1048576 bytes" in answer.json()["error"]["message"]
+    assert answer.headers["x-should-retry"] == "false"
 
 
 async def test_a_redirect_is_told_and_not_handed_on(server: Any) -> None:
