@@ -74,7 +74,7 @@ def read(line: bytes) -> dict[str, Raw] | None:
         raise BadJson(_TOO_DEEP) from None
     except msgspec.DecodeError as error:
         raise BadJson(_grammar_reason(line, error)) from None
-    _check_skeleton(line)
+    check_bounds(line)
     return found
 
 
@@ -84,7 +84,7 @@ def check_walked(text: bytes) -> None:
     Raises `BadJson`. `text` is JSON that a typed decode has taken.
     """
     check_utf8(text)
-    _check_skeleton(text)
+    check_bounds(text)
 
 
 def doubtful_lines(chunk: bytes) -> Container[int]:
@@ -115,14 +115,13 @@ def doubtful_lines(chunk: bytes) -> Container[int]:
 def check_bounds(text: bytes) -> None:
     """Raise `BadJson` where the JSON `text` is too deep or has a number beyond a double.
 
-    `text` is JSON that a typed decode has taken. Of a short text the skeleton tells at once; of a
-    long one, which may be nothing but numbers, it would be most of the text.
+    `text` is JSON that a typed decode has taken.
     """
-    if len(text) <= _SHORT_BYTES:
-        _check_skeleton(text)
-    else:
-        check_range(text)
-        check_depth(text)
+    classes = text.translate(_CLASSES)
+    if classes.count(b"[") > DEPTH_MAX:
+        _check_depth(text)
+    if _may_overflow(text, classes):
+        _check_numbers(text)
 
 
 def members(text: bytes) -> dict[str, Raw] | None:
@@ -218,22 +217,13 @@ def _check_keys(text: bytes) -> None:
             raise BadJson(f"too wide: an object has more than {KEYS_MAX:,} keys")
 
 
-# The skeleton of a text: its digits as `0`, `e` and `E` as `e`, and its brackets as `[` and `]`,
-# those in strings too. What stood together still does, so that bounds on it hold for the text.
+# The skeletons of many texts, one a line: their digits as `0`, `e` and `E` as `e`, and their
+# brackets as `[` and `]`, those in strings too. What stood together still does, so that bounds on
+# a skeleton hold for its text.
 
-_SHORT_BYTES = 2 * 2**10
 _SKELETON = bytes.maketrans(b"0123456789E{}", b"0000000000e[]")
-_NOT_IN_SKELETON = bytes(set(range(256)) - set(b"0123456789eE[]{}"))
-_NOT_IN_SKELETONS = _NOT_IN_SKELETON.replace(b"\n", b"")  # of many lines, one a line
+_NOT_IN_SKELETONS = bytes(set(range(256)) - set(b"0123456789eE[]{}\n"))
 _MANY_OPENED = b"[" * (DEPTH_MAX + 1)
-
-
-def _check_skeleton(text: bytes) -> None:
-    skeleton = text.translate(_SKELETON, _NOT_IN_SKELETON)
-    if _may_be_deep(skeleton):
-        check_depth(text)
-    if _may_be_out_of_range(skeleton):
-        check_range(text)
 
 
 def _may_be_out_of_range(skeleton: bytes) -> bool:
@@ -273,30 +263,28 @@ _ONE_BRACKET = bytes.maketrans(b"{}", b"[]")
 _WINDOW_BYTES = 64 * 2**10
 
 
-def _digit_classes() -> bytes:
+def _classes() -> bytes:
     table = bytearray(b" " * 256)
-    for byte in b"0123456789+":
-        table[byte] = ord("0")
-    for byte in b"eE":
-        table[byte] = ord("e")
+    for members, mark in ((b"0123456789+", b"0"), (b"eE", b"e"), (b"[{", b"[")):
+        for byte in members:
+            table[byte] = ord(mark)
     return bytes(table)
 
 
-_DIGIT_CLASSES = _digit_classes()
+# The classes of a text: as its skeleton, but each byte in its place, and a plus sign as a digit.
+_CLASSES = _classes()
 
 
-def check_range(text: bytes) -> None:
+def _check_numbers(text: bytes) -> None:
     """Raise `BadJson` where a number of the checked JSON `text` is beyond a double."""
-    if not _may_overflow(text):
-        return
     for number in _NUMBER.finditer(outside_strings(text)):
         if math.isinf(float(number[0])):
             raise BadJson(f"not finite: the number {number[0][:32].decode()} is out of range")
 
 
-def _may_overflow(text: bytes) -> bool:
-    classes = text.translate(_DIGIT_CLASSES)
-    if b"0e000" in classes and _has_exponent(text, classes):
+def _may_overflow(text: bytes, classes: bytes) -> bool:
+    # The search from the end looks for the `0`: an `e` is more common.
+    if classes.rfind(b"0e000") >= 0 and _has_exponent(text, classes):
         return True
     # A run of digits that is too long shows as a run in every eighth byte too.
     return _SAMPLED_RUN in classes[::_STRIDE] and _LONG_RUN in classes
@@ -335,10 +323,8 @@ def _without_escaped_quotes(line: bytes) -> bytes:
     return line.replace(b"\\\\", b"").replace(b'\\"', b"")
 
 
-def check_depth(text: bytes) -> None:
+def _check_depth(text: bytes) -> None:
     """Raise `BadJson` where the checked JSON `text` has more than 100 levels."""
-    if text.count(b"{") + text.count(b"[") <= DEPTH_MAX:
-        return
     escapes_kept = text.translate(_ONE_BRACKET, _NEITHER_STRUCTURE_NOR_ESCAPE)
     structure = _without_escaped_quotes(escapes_kept).translate(None, _NO_STRUCTURE)
     # Most strings hold no bracket and are two quotes now; no pair of quotes, not even of two
