@@ -73,7 +73,7 @@ class MortalBlobs(MemoryBlobs):
         await super().create(keys)
         await self.fate.step()
 
-    async def append(self, writes: Sequence[tuple[str, bytes]]) -> None:
+    async def append(self, writes: Sequence[tuple[str, Sequence[bytes]]]) -> None:
         await self._begin("append")
         await super().append(writes)
         await self.fate.step()

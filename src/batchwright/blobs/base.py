@@ -66,8 +66,8 @@ class Blobs(Protocol):
         """
         ...
 
-    async def append(self, writes: Sequence[tuple[str, bytes]]) -> None:
-        """Append to files made by `create`, and sync them all. Durable when it returns.
+    async def append(self, writes: Sequence[tuple[str, Sequence[bytes]]]) -> None:
+        """Append pieces to files made by `create`, and sync them all. Durable when it returns.
 
         After a failure the files must not be appended to again: what is on the disk is unknown.
         """

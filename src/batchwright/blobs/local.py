@@ -39,6 +39,7 @@ _APPEND_THREADS = 2  # two batches can sync at the same time
 _FILE_THREADS = 4
 _OFFLOAD_THREADS = 2
 
+_PIECES_MAX = 1024  # of one write: IOV_MAX of Linux and macOS
 _GAP_BYTES = 4096  # read along where it saves a read
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _INCOMING = ".incoming"  # no key starts with a dot
@@ -118,10 +119,10 @@ class LocalBlobs:
             "/".join(keys[:1]), lambda: self._create(paths), pool=self._append_pool
         )
 
-    async def append(self, writes: Sequence[tuple[str, bytes]]) -> None:
+    async def append(self, writes: Sequence[tuple[str, Sequence[bytes]]]) -> None:
         """Write everything, then sync every file: one thread hop.
 
-        Empty data only syncs the file, also what a process that was killed had written to it.
+        No pieces only sync the file, also what a process that was killed had written to it.
         A failure poisons all of `writes`' files: every later append to them raises `StorageError`.
         """
         await _finished(
@@ -212,15 +213,15 @@ class LocalBlobs:
                 paths[key].unlink(missing_ok=True)
             raise
 
-    def _append(self, writes: Sequence[tuple[str, bytes]]) -> None:
+    def _append(self, writes: Sequence[tuple[str, Sequence[bytes]]]) -> None:
         keys = [key for key, _ in writes]
         for key in keys:
             if key in self._poisoned:
                 raise StorageError(f"{key} failed before; what is on the disk is unknown")
         try:
             with _translated(keys[0] if keys else ""):
-                for key, data in writes:
-                    _write_all(self._handle(key), data)
+                for key, pieces in writes:
+                    _write_pieces(self._handle(key), pieces)
                 for key in dict.fromkeys(keys):
                     _sync(self._handles[key])
         except BaseException:
@@ -340,6 +341,15 @@ def _translated(key: str) -> Iterator[None]:
     except OSError as error:
         kind = NoSpace if error.errno in _NO_SPACE else StorageError
         raise kind(f"{key}: {error.strerror or error}") from error
+
+
+def _write_pieces(descriptor: int, pieces: Sequence[bytes]) -> None:
+    """Write them one behind the other; they are not copied together, for they may be long."""
+    for start in range(0, len(pieces), _PIECES_MAX):
+        part = pieces[start : start + _PIECES_MAX]
+        written = os.writev(descriptor, part)
+        if written < sum(map(len, part)):
+            _write_all(descriptor, b"".join(part)[written:])
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -106,18 +106,18 @@ class MemoryBlobs:
         for key in keys:
             self._files[key] = _Stored()
 
-    async def append(self, writes: Sequence[tuple[str, bytes]]) -> None:
+    async def append(self, writes: Sequence[tuple[str, Sequence[bytes]]]) -> None:
         """Write everything, wait, sync everything. A failure poisons all of `writes`' files.
 
-        Empty data only syncs the file, also what a process that was killed had written to it.
+        No pieces only sync the file, also what a process that was killed had written to it.
         """
         life, keys = self._lives, [key for key, _ in writes]
         for key in keys:
             if key in self._poisoned:
                 raise StorageError(f"{key} failed before; what is on the disk is unknown")
         try:
-            for key, data in writes:
-                self._write(key, data)
+            for key, pieces in writes:
+                self._write(key, b"".join(pieces))
             await self._wait(life)
             if self._append_failures:
                 raise self._append_failures.pop(0)

@@ -180,13 +180,11 @@ class Journal:
         account = [mark(epoch, synced.output, synced.error, synced.account, self._now())]
         account += map(pack, group.fields)
         self._lengths[2] += len(account) * RECORD_BYTES
-        output, error = b"".join(group.output), b"".join(group.error)
-        keys = self.keys
-        writes = [(keys.output, output), (keys.error, error), (keys.account, b"".join(account))]
+        lengths, keys = SegmentLengths(*self._lengths), self.keys  # nothing is gathered meanwhile
+        records = [b"".join(account)]
+        writes = [(keys.output, group.output), (keys.error, group.error), (keys.account, records)]
         await self._blobs.append([write for write in writes if write[1]])
-        self._synced = SegmentLengths(
-            synced.output + len(output), synced.error + len(error), self._lengths[2]
-        )
+        self._synced = lengths
         self.tally.apply_all(group.fields)
         self._on_durable(group.tokens)
 

@@ -161,7 +161,7 @@ async def _replay_open(
             raise Damaged(f"{keys.account} is gone, and {keys.output} has answers")
         return SegmentLengths(0, 0, 0)  # its writer died before it made its files
     # What a killed writer wrote may still be in the system's cache only: what counts is durable.
-    await blobs.append([(key, b"") for key in (keys.output, keys.error, keys.account)])
+    await blobs.append([(key, ()) for key in (keys.output, keys.error, keys.account)])
     await blobs.release((keys.output, keys.error, keys.account))
     size = await blobs.size(keys.account) or 0
     marked = (0, 0, 0)

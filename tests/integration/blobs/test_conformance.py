@@ -173,8 +173,8 @@ async def test_appends_to_several_files_are_read_back_in_order(blobs: Blobs) -> 
     output, error = "batches/batch_1/1/output", "batches/batch_1/1/error"
     await blobs.create([output, error])
 
-    await blobs.append([(output, b"one\n"), (error, b"bad\n"), (output, b"two\n")])
-    await blobs.append([(output, b"three\n")])
+    await blobs.append([(output, [b"one\n"]), (error, [b"bad\n"]), (output, [b"two\n"])])
+    await blobs.append([(output, [b"three\n"])])
     await blobs.release([output, error])
 
     assert await content(blobs, output) == b"one\ntwo\nthree\n"
@@ -183,10 +183,10 @@ async def test_appends_to_several_files_are_read_back_in_order(blobs: Blobs) -> 
 
 async def test_an_append_after_release_goes_on_at_the_end(blobs: Blobs) -> None:
     await blobs.create(["segment"])
-    await blobs.append([("segment", b"one")])
+    await blobs.append([("segment", [b"one"])])
     await blobs.release(["segment"])
 
-    await blobs.append([("segment", b"two")])
+    await blobs.append([("segment", [b"two"])])
 
     assert await content(blobs, "segment") == b"onetwo"
 
@@ -202,21 +202,21 @@ async def test_append_refuses_a_file_that_was_not_created_and_every_append_to_it
     blobs: Blobs,
 ) -> None:
     with pytest.raises(StorageError):
-        await blobs.append([("nothing", b"x")])
+        await blobs.append([("nothing", [b"x"])])
     await blobs.create(["nothing"])
 
     with pytest.raises(StorageError, match="failed before"):
-        await blobs.append([("nothing", b"x")])
+        await blobs.append([("nothing", [b"x"])])
 
 
 async def test_a_failed_append_poisons_all_files_of_the_call(blobs: Blobs) -> None:
     await blobs.create(["sound", "other"])
     with pytest.raises(StorageError):
-        await blobs.append([("sound", b"x"), ("missing", b"y")])
+        await blobs.append([("sound", [b"x"]), ("missing", [b"y"])])
 
     with pytest.raises(StorageError, match="sound failed before"):
-        await blobs.append([("sound", b"x")])
-    await blobs.append([("other", b"x")])
+        await blobs.append([("sound", [b"x"])])
+    await blobs.append([("other", [b"x"])])
 
 
 async def test_delete_takes_one_blob_or_all_below_a_prefix(blobs: Blobs) -> None:

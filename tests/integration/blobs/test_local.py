@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,7 @@ async def test_a_symbolic_link_is_neither_read_nor_appended_to(
     with pytest.raises(StorageError):
         await content(blobs, "link")
     with pytest.raises(StorageError):
-        await blobs.append([("link", b"x")])
+        await blobs.append([("link", [b"x"])])
     assert (tmp_path / "secret").read_bytes() == b"secret"
 
 
@@ -105,7 +105,7 @@ async def test_a_blob_is_synced_before_it_is_named_and_every_folder_after(
     assert steps == ["folder batches/b/1", "folder batches/b", "folder batches", "folder ."]
 
     steps.clear()
-    await blobs.append([("batches/b/1/output", b"x"), ("batches/b/1/error", b"y")])
+    await blobs.append([("batches/b/1/output", [b"x"]), ("batches/b/1/error", [b"y"])])
     assert steps == ["file", "file"]
 
 
@@ -114,28 +114,40 @@ async def test_short_writes_are_gone_on_with(
 ) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
+    monkeypatch.setattr(
+        os, "writev", lambda descriptor, pieces: write(descriptor, b"".join(pieces)[:7])
+    )
     await blobs.create(["segment"])
 
-    await blobs.append([("segment", bytes(range(100)))])
+    await blobs.append([("segment", [bytes(range(100)), b"and", b" more"])])
 
-    assert await content(blobs, "segment") == bytes(range(100))
+    assert await content(blobs, "segment") == bytes(range(100)) + b"and more"
+
+
+async def test_many_pieces_are_written_in_their_order(blobs: LocalBlobs) -> None:
+    pieces = [b"%d," % number for number in range(5_000)]
+    await blobs.create(["segment"])
+
+    await blobs.append([("segment", pieces), ("segment", [b"end"])])
+
+    assert await content(blobs, "segment") == b"".join(pieces) + b"end"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 async def test_a_full_disk_is_no_space_and_is_not_tried_again(
     blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def full(descriptor: int, data: bytes) -> int:
+    def full(descriptor: int, pieces: Sequence[bytes]) -> int:
         raise OSError(number, os.strerror(number))
 
     await blobs.create(["segment"])
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
+        patch.setattr(os, "writev", full)
         with pytest.raises(NoSpace, match="segment"):
-            await blobs.append([("segment", b"x")])
+            await blobs.append([("segment", [b"x"])])
 
     with pytest.raises(StorageError, match="failed before"):
-        await blobs.append([("segment", b"x")])
+        await blobs.append([("segment", [b"x"])])
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
@@ -210,11 +222,11 @@ async def test_a_failed_sync_is_never_repeated_on_the_same_files(
     with monkeypatch.context() as patch:
         patch.setattr(local, "_sync", broken)
         with pytest.raises(StorageError, match="Input/output error"):
-            await blobs.append([("one", b"x"), ("two", b"y")])
+            await blobs.append([("one", [b"x"]), ("two", [b"y"])])
 
     for key in ("one", "two"):
         with pytest.raises(StorageError, match="failed before"):
-            await blobs.append([(key, b"z")])
+            await blobs.append([(key, [b"z"])])
 
 
 async def test_a_blob_whose_sync_fails_never_becomes_visible(
@@ -279,7 +291,7 @@ async def test_a_cancelled_append_ends_whole_before_its_caller_leaves(
 
     await blobs.create(["segment"])
     monkeypatch.setattr(local, "_sync", slow)
-    appending = asyncio.create_task(blobs.append([("segment", b"whole")]))
+    appending = asyncio.create_task(blobs.append([("segment", [b"whole"])]))
     await started.wait()
     appending.cancel()
     go.set()
@@ -287,7 +299,7 @@ async def test_a_cancelled_append_ends_whole_before_its_caller_leaves(
     with pytest.raises(asyncio.CancelledError):
         await appending
     monkeypatch.setattr(local, "_sync", sync)
-    await blobs.append([("segment", b" and more")])
+    await blobs.append([("segment", [b" and more"])])
     assert await content(blobs, "segment") == b"whole and more"
 
 
@@ -298,7 +310,7 @@ async def test_validation_in_every_offload_thread_does_not_hold_up_an_append(
     busy = [asyncio.create_task(blobs.offload(go.wait)) for _ in range(8)]
     await blobs.create(["segment"])
 
-    await blobs.append([("segment", b"x")])
+    await blobs.append([("segment", [b"x"])])
 
     assert not any(task.done() for task in busy)
     go.set()
@@ -310,7 +322,7 @@ async def test_what_another_process_wrote_can_be_synced_by_an_empty_append(
 ) -> None:
     (tmp_path / "blobs" / "segment").write_bytes(b"left")
 
-    await blobs.append([("segment", b"")])
+    await blobs.append([("segment", ())])
 
     assert await content(blobs, "segment") == b"left"
 
@@ -318,7 +330,7 @@ async def test_what_another_process_wrote_can_be_synced_by_an_empty_append(
 async def test_a_second_set_of_blobs_sees_the_same_files(blobs: LocalBlobs, tmp_path: Path) -> None:
     await put(blobs, "files/file-1", b"x")
     await blobs.create(["segment"])
-    await blobs.append([("segment", b"line\n")])
+    await blobs.append([("segment", [b"line\n"])])
     blobs.map("slots", 4)[:] = b"slot"
     await blobs.close()
 

@@ -26,9 +26,9 @@ async def crash_within_append(
         await never.wait()
 
     await blobs.create(["segment"])
-    await blobs.append([("segment", synced)])
+    await blobs.append([("segment", [synced])])
     blobs.pause = stall
-    dying = asyncio.create_task(blobs.append([("segment", unsynced)]))
+    dying = asyncio.create_task(blobs.append([("segment", [unsynced])]))
     await reached.wait()
     blobs.crash(random, power_cut=power_cut)
     blobs.pause = None
@@ -74,7 +74,7 @@ async def test_what_a_kill_left_unsynced_is_lost_to_a_power_cut_unless_it_is_syn
             blobs, random = MemoryBlobs(), Random(seed)
             left = await crash_within_append(blobs, random, b"", b"tail", power_cut=False)
             if is_synced:
-                await blobs.append([("segment", b"")])
+                await blobs.append([("segment", ())])
             blobs.crash(random, power_cut=True)
             after = await content(blobs, "segment")
             kept += is_synced and after == left
@@ -134,10 +134,10 @@ async def test_an_injected_failure_hits_one_append_and_poisons_its_file() -> Non
     blobs.fail_next_append(StorageError("sync failed"))
 
     with pytest.raises(StorageError, match="sync failed"):
-        await blobs.append([("one", b"x")])
+        await blobs.append([("one", [b"x"])])
     with pytest.raises(StorageError, match="failed before"):
-        await blobs.append([("one", b"x")])
-    await blobs.append([("two", b"x")])
+        await blobs.append([("one", [b"x"])])
+    await blobs.append([("two", [b"x"])])
 
 
 async def test_a_full_disk_takes_a_part_of_an_append_and_refuses_the_rest() -> None:
@@ -145,7 +145,7 @@ async def test_a_full_disk_takes_a_part_of_an_append_and_refuses_the_rest() -> N
     await blobs.create(["segment"])
 
     with pytest.raises(NoSpace):
-        await blobs.append([("segment", b"x" * 11)])
+        await blobs.append([("segment", [b"x" * 11])])
 
     assert await blobs.size("segment") == 10
     assert blobs.free_bytes() == 0
@@ -169,7 +169,7 @@ async def test_reads_appends_and_finishes_wait_where_a_disk_would() -> None:
 
     blobs = MemoryBlobs(pause=pause)
     await blobs.create(["segment"])
-    await blobs.append([("segment", b"x")])
+    await blobs.append([("segment", [b"x"])])
     await content(blobs, "segment")
     await (await blobs.open_writer("file")).finish()
 
