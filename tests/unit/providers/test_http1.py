@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from batchwright.domain.errors import Ambiguous, AnswerTooLarge, NotSent
 from batchwright.providers.base import LARGE_ANSWER_BYTES, Answer, Call
-from batchwright.providers.http1.connection import OVERHEAD_BYTES_MAX, Connection
+from batchwright.providers.http1.connection import OVERHEAD_BYTES_MAX, PIECE_BYTES_MIN, Connection
 from batchwright.providers.http1.deadlines import Deadlines
 from batchwright.providers.http1.head import Head
 from http1_wire import OK, answered, connected
@@ -45,6 +45,26 @@ def test_an_answer_is_the_same_in_whatever_pieces_it_arrives(
     assert answer is not None
     assert (answer.status, answer.body) == (200, b'{"choices":[]}')
     assert answer.headers["content-type"] == "application/json"
+
+
+@given(st.lists(st.sampled_from([1, 2, PIECE_BYTES_MIN - 1, PIECE_BYTES_MIN, 9_999]), min_size=1))
+def test_long_and_short_pieces_come_together_in_their_order(sizes: list[int]) -> None:
+    body = bytes(number % 251 for number in range(sum(sizes)))
+
+    async def receive() -> Answer | None:
+        connection, _ = connected()
+        coming = connection.begin(b"", b"", MIB)
+        connection.data_received(OK + b"content-length: %d\r\n\r\n" % len(body))
+        start = 0
+        for size in sizes:
+            connection.data_received(body[start : start + size])
+            start += size
+        return await coming
+
+    answer = asyncio.run(receive())
+
+    assert answer is not None
+    assert answer.body == body
 
 
 async def test_what_comes_before_anything_was_asked_ends_the_connection() -> None:
@@ -291,7 +311,7 @@ async def test_an_idle_connection_holds_no_answer() -> None:
     await coming
 
     assert connection.is_reusable()
-    assert (connection._body, connection._gzip) == (b"", None)
+    assert (connection._body, connection._rest, connection._gzip) == (b"", [], None)
 
 
 async def test_a_connection_that_ended_is_gone_without_a_search_for_cycles() -> None:

@@ -20,6 +20,7 @@ from batchwright.providers.base import LARGE_ANSWER_BYTES, WRITE_STALL_S, Answer
 IDLE_TIMEOUT_S = 1.5
 OVERHEAD_BYTES_MAX = 64 * 2**10  # of an answer: what arrives without any of its body
 HEADERS_MAX = 100
+PIECE_BYTES_MIN = 4096  # of a body: shorter ones are not kept apart
 
 _FINAL_STATUS = 200
 _ENCODING = b"content-encoding"
@@ -51,6 +52,7 @@ class Connection(asyncio.Protocol):
         "_on_end",
         "_overhead_bytes",
         "_parser",
+        "_rest",
         "_size_bytes",
         "_status",
         "_taken_max",
@@ -82,8 +84,8 @@ class Connection(asyncio.Protocol):
         self._overhead_bytes = 0
         self._is_in_head = True
         self._status = 0
-        # Pieces are not kept as they come: many of them, of a byte or two, would fill the memory.
-        self._body: bytes | bytearray = b""
+        self._body = b""  # its first piece
+        self._rest: list[bytes | bytearray] = []  # further ones
         self._size_bytes = 0  # of it, decoded
         self._bytes_max = bytes_max
         self._taken_max = min(bytes_max, LARGE_ANSWER_BYTES)  # for more there must be room
@@ -128,7 +130,7 @@ class Connection(asyncio.Protocol):
     def fail(self, error: TransportError) -> None:
         """End the call, if there is one, and the connection."""
         self._failure = self._failure or error
-        self._body = b""
+        self._body, self._rest = b"", []
         self._settle(error)
         self.close()
 
@@ -149,12 +151,12 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         """The answer is whole."""
-        gzip, body = self._gzip, self._body
+        gzip, body, rest = self._gzip, self._body, self._rest
         if gzip is not None and not gzip.eof and self._has_body:
             self.fail(Ambiguous("the answer ends within its gzip"))
             return
-        self._gzip, self._body = None, b""  # an idle connection holds no answer
-        whole = body if isinstance(body, bytes) else bytes(body)
+        self._gzip, self._body, self._rest = None, b"", []  # an idle connection holds no answer
+        whole = b"".join((body, *rest)) if rest else body
         self._settle(Answer(self._status, AnswerHeaders(self._headers), whole))
 
     def _take(self, data: bytes) -> None:
@@ -179,13 +181,22 @@ class Connection(asyncio.Protocol):
             data, rest = data[:room_bytes], data[room_bytes:]
         if not self._body:
             self._body = data
-        elif isinstance(self._body, bytearray):
-            self._body += data
         else:
-            self._body = bytearray(self._body) + data
+            self._add_piece(data)
         self._size_bytes += len(data)
         if self._size_bytes > self._taken_max:
             self._pass_taken_max(rest)
+
+    def _add_piece(self, data: bytes) -> None:
+        """Long pieces are copied together in the end alone; many short ones, of a byte or two,
+        would fill the memory."""
+        rest = self._rest
+        if len(data) >= PIECE_BYTES_MIN:
+            rest.append(data)
+        elif rest and isinstance(rest[-1], bytearray):
+            rest[-1] += data
+        else:
+            rest.append(bytearray(data))
 
     def _pass_taken_max(self, rest: bytes) -> None:
         if self._taken_max == self._bytes_max:
