@@ -20,7 +20,7 @@ from batchwright.domain.errors import NotSent, TransportError
 from batchwright.domain.limits import Cost
 from batchwright.engine.lane import Lane
 from batchwright.engine.limiter import Reservation
-from batchwright.engine.packing import EMBEDDINGS_URL, Part, PartReader, packed_body
+from batchwright.engine.packing import EMBEDDINGS_URL, Part, PartReader, packed_body, vector_bytes
 from batchwright.engine.pending import Pending
 from batchwright.engine.retry import Decision
 from batchwright.engine.routing import Route
@@ -28,7 +28,8 @@ from batchwright.engine.unpacking import unpack
 from batchwright.providers.base import LARGE_ANSWER_BYTES, Answer
 
 OPEN_MAX = 64  # packs that may be joined, of different keys
-INPUT_ANSWER_BYTES = 64 * 2**10  # before anything is seen: 3,072 floats of 21 characters
+INPUT_ANSWER_BYTES = 64 * 2**10  # where nothing is seen nor said: 3,072 floats of 21 characters
+ITEM_BYTES = 128  # of an answer, beside its vector
 _FORGETTING = 0.9  # how much of the largest size seen is kept with each answer
 
 
@@ -160,7 +161,14 @@ class _Learned:
 
     inputs_max: int
     inputs_seen: int = 0  # the most that a call has had with success
-    answer_bytes: float = INPUT_ANSWER_BYTES  # of one input
+    answer_bytes: float | None = None  # of one input
+
+    def expected_bytes(self, key: bytes) -> float:
+        """Of the answer to one input of a call with this key."""
+        if self.answer_bytes is not None:
+            return self.answer_bytes
+        said = vector_bytes(key)
+        return INPUT_ANSWER_BYTES if said is None else said + ITEM_BYTES
 
 
 class Packer:
@@ -204,7 +212,8 @@ class Packer:
         """Learn how large the calls of a lane may be."""
         learned = self._of(pack.route.lane)
         seen = answer_bytes / pack.inputs
-        kept = learned.answer_bytes * _FORGETTING + seen * (1 - _FORGETTING)
+        before = learned.expected_bytes(pack.parts[0].key)
+        kept = before * _FORGETTING + seen * (1 - _FORGETTING)
         learned.answer_bytes = max(seen, kept)
         learned.inputs_seen = max(learned.inputs_seen, pack.inputs)
         if (whole := pack.origin) is None:
@@ -220,7 +229,7 @@ class Packer:
         return (
             inputs <= learned.inputs_max
             and size_bytes + len(part.items) <= self._limits.bytes_max
-            and inputs * learned.answer_bytes <= self._limits.answer_bytes_max
+            and inputs * learned.expected_bytes(part.key) <= self._limits.answer_bytes_max
         )
 
     def _of(self, lane: Lane) -> _Learned:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from functools import lru_cache
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Raw
@@ -23,6 +24,8 @@ EMBEDDINGS_URL: Final = "/v1/embeddings"
 # Where `input` stood in a key: control characters, which no JSON text holds raw.
 _TEXTS: Final = b"\0"
 _TOKENS: Final = b"\1"
+_FLOAT_BYTES: Final = 22  # of a number in single precision with all its digits, and its comma
+_BASE64_BYTES: Final = 6
 _QUOTE: Final = ord('"')
 _NAME: Final = b'"input"'
 _NAME_AND_COLON: Final = re.compile(rb'"input"[ \t\r\n]*+:[ \t\r\n]*+')
@@ -41,7 +44,15 @@ class _Input(msgspec.Struct, gc=False):
     input: Raw = Raw()
 
 
+class _Said(msgspec.Struct, gc=False):
+    """What a body says of the vectors that it wants."""
+
+    dimensions: Annotated[int, msgspec.Meta(ge=1, le=2**20)] | None = None
+    encoding_format: str | None = None
+
+
 _decode_input = msgspec.json.Decoder(_Input).decode
+_decode_said = msgspec.json.Decoder(_Said).decode
 _decode_texts = msgspec.json.Decoder(list[str]).decode
 _decode_ids = msgspec.json.Decoder(list[int]).decode
 _decode_lists = msgspec.json.Decoder(list[list[int]]).decode
@@ -59,6 +70,19 @@ def read_part(body: bytes) -> Part | None:
     mark, items, inputs = found
     start = _start(body, value)
     return Part(body[:start] + mark + body[start + len(value) :], items, inputs)
+
+
+@lru_cache(maxsize=64)
+def vector_bytes(key: bytes) -> int | None:
+    """How long the vector of one input will be in the answer, if requests with this key say how
+    many numbers it is to have; a few more bytes than that."""
+    try:
+        said = _decode_said(key.replace(_TEXTS, b"0").replace(_TOKENS, b"0"))
+    except msgspec.ValidationError:
+        return None
+    if said.dimensions is None:
+        return None
+    return said.dimensions * (_BASE64_BYTES if said.encoding_format == "base64" else _FLOAT_BYTES)
 
 
 class PartReader:

@@ -154,6 +154,28 @@ def test_packs_grow_as_the_answers_turn_out_small_and_shrink_at_once_when_they_a
     assert next_pack().inputs == 9
 
 
+@pytest.mark.parametrize(
+    ("rest", "inputs"),
+    [
+        ({}, 16),
+        ({"dimensions": 256}, 182),
+        ({"dimensions": 3072}, 15),
+        ({"dimensions": 3072, "encoding_format": "base64"}, 56),
+        ({"dimensions": 8}, 256),
+    ],
+)
+def test_the_first_packs_are_as_large_as_the_length_of_the_vectors_allows(
+    rest: dict[str, Any], inputs: int
+) -> None:
+    packer = packer_of()
+    pack, *_ = packs_of(packer, *(pending_of(line, **rest) for line in range(1, 300)))
+    assert pack.inputs == inputs
+
+    succeed(packer, pack, item_bytes=40_000)
+    larger, *_ = packs_of(packer, *(pending_of(line, **rest) for line in range(300, 400)))
+    assert larger.inputs <= 26
+
+
 # --- apart
 
 

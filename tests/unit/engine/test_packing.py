@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright.engine.packing import Part, PartReader, packed_body, read_part
+from batchwright.engine.packing import Part, PartReader, packed_body, read_part, vector_bytes
 
 words = st.text('abc"\\:,[]{} \n\u2028é😀', min_size=1, max_size=8)
 token_ids = st.lists(st.integers(0, 100_000), min_size=1, max_size=5)
@@ -107,6 +107,31 @@ def test_white_space_around_the_input_does_not_matter_for_finding_it() -> None:
 )
 def test_bodies_that_differ_in_anything_else_do_not_share_a_call(rest: dict[str, Any]) -> None:
     assert part_of("a").key != part_of("a", **rest).key
+
+
+@pytest.mark.parametrize(
+    ("rest", "size_bytes"),
+    [
+        ({}, None),
+        ({"encoding_format": "base64"}, None),
+        ({"dimensions": 100}, 2200),
+        ({"dimensions": 100, "encoding_format": "float"}, 2200),
+        ({"dimensions": 100, "encoding_format": "base64"}, 600),
+        ({"dimensions": 0}, None),
+        ({"dimensions": -5}, None),
+        ({"dimensions": 10**9}, None),
+        ({"dimensions": "many"}, None),
+        ({"dimensions": 2.5}, None),
+        ({"dimensions": None}, None),
+        ({"dimensions": 100, "encoding_format": 7}, None),
+        ({"x": {"dimensions": 100}}, None),
+    ],
+)
+def test_how_long_the_vectors_will_be_is_told_by_a_body_that_says_it(
+    rest: dict[str, Any], size_bytes: int | None
+) -> None:
+    assert vector_bytes(part_of("a", **rest).key) == size_bytes
+    assert vector_bytes(part_of([1, 2], **rest).key) == size_bytes
 
 
 def test_texts_and_token_ids_do_not_share_a_call() -> None:
