@@ -10,6 +10,9 @@ of a run of one request; beside it that of the calls alone. A peer sends lists o
 texts, whichever suits it better in a trial, as many at a time as the command has calls in flight;
 its rate is that from its first call to its last answer.
 
+The lines do not say how they want their vectors and get floats. In one way more, which stands
+beside the others and is held to nothing, they ask for base64, as the `openai` SDK does by itself.
+
 Once without latency, which the targets are for, and once with 200 ms. Without packing fewer are
 sent where a call takes its time.
 """
@@ -30,9 +33,12 @@ PEERS_TARGET = 1.5
 ENDPOINT = "/v1/embeddings"
 PACKED = "packed"
 UNPACKED = "unpacked"
-PACKING = {PACKED: "true", UNPACKED: "false"}
+PACKED_BASE64 = "packed, base64"
+PACKING = {PACKED: "true", UNPACKED: "false", PACKED_BASE64: "true"}
+BASE64_PEER = "aiohttp-base64"  # stands beside the lines that ask for it
 PEERS = {
     "aiohttp": "aiohttp and a semaphore",
+    BASE64_PEER: "aiohttp and a semaphore, base64",
     "openai": "AsyncOpenAI and a semaphore",
     "langchain": "LangChain aembed_documents",
     "lm-deluge": "lm-deluge embed, 96 at most",
@@ -97,12 +103,13 @@ class Comparison:
         self._calls_alone: dict[str, list[float]] = {}
 
     def prepare(self, requests: int, unpacked: int, peers: Sequence[str]) -> None:
-        self._texts = {PACKED: requests, UNPACKED: unpacked}
+        self._texts = {PACKED: requests, UNPACKED: unpacked, PACKED_BASE64: requests}
         settings = measure.config_text(self._base_url, self._concurrency)
         settings += "embedding_inputs_per_batch = 0\n"
         for way, value in PACKING.items():
             self._config(way).write_text(f"{settings}pack_embeddings = {value}\n")
-            write_texts(self._folder / f"{way}.jsonl", self._texts[way])
+            form = "base64" if way == PACKED_BASE64 else None
+            write_texts(self._folder / f"{way}.jsonl", self._texts[way], form)
         self._single = write_texts(self._folder / "single.jsonl", 1)
         measure.run_to_end(self._single, self._config(PACKED), self._folder / "warm-up.jsonl")
         for peer in peers:
@@ -128,18 +135,25 @@ class Comparison:
             ),
             [self._row(way) for way in self._rates],
         )
-        is_held = latency == "0ms"
+        self._show_ratios(
+            PACKED, [peer for peer in self._list_sizes if peer != BASE64_PEER], latency
+        )
+        self._show_ratios(PACKED_BASE64, list(self._list_sizes), latency)
+
+    def _show_ratios(self, way: str, peers: Sequence[str], latency: str) -> None:
+        """`way` against unpacked and against peers; the targets are for floats without latency."""
+        is_held = way == PACKED and latency == "0ms"
         rows = [
             ("unpacked, the whole run", self._rates[UNPACKED], UNPACKED_TARGET),
-            *((self._name(peer), self._rates[peer], None) for peer in self._list_sizes),
+            *((self._name(peer), self._rates[peer], None) for peer in peers),
         ]
-        if self._list_sizes:
-            of_round = zip(*(self._rates[peer] for peer in self._list_sizes), strict=True)
+        if peers:
+            of_round = zip(*(self._rates[peer] for peer in peers), strict=True)
             rows.append(("the best peer of each round", list(map(max, of_round)), PEERS_TARGET))
         measure.show_table(
-            f"Packed against others, latency {latency}",
+            f"{self._name(way)} against others, latency {latency}",
             ("the other", "ratio", "wanted", ""),
-            [self._ratio_row(*row, is_held=is_held) for row in rows],
+            [self._ratio_row(way, *row, is_held=is_held) for row in rows],
         )
 
     def _take_run(self, way: str, number: int) -> None:
@@ -175,9 +189,9 @@ class Comparison:
         )
 
     def _ratio_row(
-        self, name: str, rates: Sequence[float], target: float | None, *, is_held: bool
+        self, way: str, name: str, rates: Sequence[float], target: float | None, *, is_held: bool
     ) -> tuple[str, ...]:
-        pairs = zip(self._rates[PACKED], rates, strict=True)
+        pairs = zip(self._rates[way], rates, strict=True)
         ratios = [packed / other for packed, other in pairs]
         cells = ("–", "–")
         if target is not None and is_held:
@@ -191,14 +205,17 @@ class Comparison:
         return self._folder / f"{way}.toml"
 
 
-def write_texts(path: Path, count: int) -> Path:
-    """An input file of `count` embedding requests, each for a text of its own."""
+def write_texts(path: Path, count: int, form: str | None = None) -> Path:
+    """An input file of `count` embedding requests, each for a text of its own; `form` is how they
+    ask for its vector."""
+    named = {} if form is None else {"encoding_format": form}
     with path.open("w") as file:
         for number in range(count):
             body = {
                 "model": measure.MODEL,
                 "input": f"Review {number}: it does what it says.",
                 "dimensions": DIMENSIONS,
+                **named,
             }
             line = {"custom_id": f"request-{number:07}", "method": "POST", "url": ENDPOINT}
             file.write(json.dumps({**line, "body": body}) + "\n")

@@ -3,8 +3,9 @@
     .venv-peers/bin/python benchmarks/peer_embeddings.py WAY BASE_URL COUNT IN_FLIGHT LIST_SIZE
 
 Every way sends lists of texts, as many lists at a time as it is told and can, on uvloop, and keeps
-every vector as floats. One list goes ahead to warm it up. Prints one JSON object: `seconds` from
-the first call to the last answer, and `version`.
+every vector as floats. `openai`, and what builds on it, asks for base64 by itself and decodes it.
+One list goes ahead to warm it up. Prints one JSON object: `seconds` from the first call to the last
+answer, and `version`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import asyncio
 import json
 import os
 import sys
+from array import array
+from base64 import b64decode
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import chain
@@ -51,14 +54,30 @@ async def gathered(
 
 
 async def with_aiohttp(base_url: str, texts: Sequence[str], in_flight: int, size: int) -> Vectors:
+    return await _with_aiohttp(base_url, texts, in_flight, size, "float")
+
+
+async def with_aiohttp_base64(
+    base_url: str, texts: Sequence[str], in_flight: int, size: int
+) -> Vectors:
+    return await _with_aiohttp(base_url, texts, in_flight, size, "base64")
+
+
+async def _with_aiohttp(
+    base_url: str, texts: Sequence[str], in_flight: int, size: int, form: str
+) -> Vectors:
     import aiohttp
+
+    # As floats are the default, they are not named.
+    named = {} if form == "float" else {"encoding_format": form}
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def embed(part: Sequence[str]) -> Vectors:
-            body = {"model": MODEL, "input": part, "dimensions": DIMENSIONS}
+            body = {"model": MODEL, "input": part, "dimensions": DIMENSIONS, **named}
             async with session.post(f"{base_url}/embeddings", json=body) as answer:
-                return [item["embedding"] for item in (await answer.json())["data"]]
+                found = [item["embedding"] for item in (await answer.json())["data"]]
+            return found if form == "float" else [array("f", b64decode(text)) for text in found]
 
         return await gathered(embed, texts, in_flight, size)
 
@@ -142,6 +161,7 @@ async def with_lm_deluge(base_url: str, texts: Sequence[str], in_flight: int, si
 
 WAYS: dict[str, tuple[EmbedAll, str]] = {
     "aiohttp": (with_aiohttp, "aiohttp"),
+    "aiohttp-base64": (with_aiohttp_base64, "aiohttp"),
     "openai": (with_openai, "openai"),
     "langchain": (with_langchain, "langchain-openai"),
     "litellm": (with_litellm, "litellm"),
