@@ -31,6 +31,7 @@ from batchwright.client.items import (
     encode,
     plain_endpoint,
     require_list,
+    require_no_options,
 )
 from batchwright.client.progress import Progress, open_progress
 from batchwright.client.results import failure_from
@@ -44,6 +45,14 @@ MAX_ATTEMPTS = 5
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 60.0
 RETRY_AFTER_MAX_S = 3600.0
+# Where options of batches belong. Some upstreams take `priority` and `cache` in their bodies.
+_WHERE = {
+    "dedupe": "batchwright.run(…, dedupe=True) sends once what is asked twice, BatchProcessor with "
+    "batch_options={'dedupe': True}",
+    "order": "batchwright.run(…, order='prefix') has it, BatchProcessor with batch_options",
+    "batch_options": "BatchProcessor takes them",
+    "completion_window": "BatchProcessor takes it",
+}
 # A 429 with one of these codes is cured by money, not by waiting (reliability of limits:
 # platform.openai.com/docs/guides/error-codes).
 _NO_MONEY = frozenset(
@@ -86,14 +95,16 @@ async def process_batch_async(
     for the rate (429) do not count while others get through: an item gives up when nobody
     has for `patience_s`. A wrong key or an empty account ends all: the items that are left
     fail without being sent. `timeout_s` bounds one call.
-    Raises `UsageError` before anything is sent if the first item cannot be made into a
-    request; a later one that cannot leaves a `RequestFailure` with the code `invalid_item`.
+    Raises `UsageError` before anything is sent for an option that only batches have, and if the
+    first item cannot be made into a request; a later one that cannot leaves a `RequestFailure`
+    with the code `invalid_item`.
     """
     if max_concurrent < 1 or max_attempts < 1:
         raise UsageError("max_concurrent and max_attempts must be at least 1")
     if on_error not in ("return", "raise"):
         raise UsageError('on_error must be "return" or "raise"', param="on_error")
     require_list(items)
+    require_no_options(params, _WHERE)
     maker = _Maker(plain_endpoint(endpoint), model, system_prompt, body, params)
     queue = list(items)
     if queue:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from batchwright.client import results as result_lines
 from batchwright.client.http import Json
-from batchwright.client.items import EMBEDDINGS, Item, body_of, encode, plain_endpoint, require_list
+from batchwright.client.items import (
+    EMBEDDINGS,
+    Item,
+    body_of,
+    encode,
+    plain_endpoint,
+    require_list,
+    require_no_options,
+)
 from batchwright.domain.errors import UsageError
 from batchwright.replacing import replacing
 
@@ -15,6 +23,14 @@ CHAT_ENDPOINT = "/v1/chat/completions"
 EMBEDDINGS_ENDPOINT = "/v1/embeddings"
 
 _BATCH_OPTIONS = ("dedupe", "order", "priority", "cache")
+_WHERE = {
+    **{
+        name: f"pass batch_options={{{name!r}: …}} to submit_batch or run"
+        for name in _BATCH_OPTIONS
+    },
+    "batch_options": "pass it to submit_batch or run",
+    "completion_window": "pass it to BatchProcessor(…)",
+}
 
 
 def write_batch_file(
@@ -31,7 +47,7 @@ def write_batch_file(
     See `BatchProcessor.create_batch_file`.
     """
     require_list(items)
-    _require_fields(params or {})
+    require_no_options(params or {}, _WHERE)
     sized = items if isinstance(items, Collection) else list(items)
     if len(sized) == 0:  # a data frame's column has no truth value
         raise UsageError("there are no items", param="items")
@@ -46,20 +62,6 @@ def write_batch_file(
             request = {"custom_id": name, "method": "POST", "url": url, "body": body}
             out.write(encode(request) + b"\n")
     return target
-
-
-def _require_fields(params: Json) -> None:
-    """Parameters go into every body, where an option of the batch would do nothing."""
-    for name in params:
-        if name in _BATCH_OPTIONS:
-            hint = f"pass batch_options={{{name!r}: …}} to submit_batch or run"
-        elif name == "completion_window":
-            hint = "pass it to BatchProcessor(…)"
-        else:
-            continue
-        raise UsageError(
-            f"{name}: an option of the batch and no field of a request; {hint}", param=name
-        )
 
 
 def _requests(

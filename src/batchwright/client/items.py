@@ -55,6 +55,17 @@ def require_list(items: object) -> None:
         )
 
 
+def require_no_options(params: Mapping[str, Any], where: Mapping[str, str]) -> None:
+    """Raise `UsageError` for a parameter that is an option of a batch: it would go into every body,
+    where it does nothing. `where` says of each what to do with it instead."""
+    for name in params:
+        if name in where:
+            raise UsageError(
+                f"{name}: an option of the batch and no field of a request; {where[name]}",
+                param=name,
+            )
+
+
 def body_of(
     item: Item,
     *,

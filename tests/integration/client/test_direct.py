@@ -182,6 +182,16 @@ def test_a_bad_first_item_is_refused_before_anything_is_sent(server: FakeOpenAI)
     assert server.calls == []
 
 
+@pytest.mark.parametrize("option", ["dedupe", "order", "batch_options", "completion_window"])
+def test_an_option_of_batches_is_refused_and_says_where_it_goes(
+    server: FakeOpenAI, option: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^{option}: .* no field of a request; .*BatchProcessor"):
+        ask(server, ["a"], **{option: True})
+
+    assert server.calls == []
+
+
 def test_a_bad_later_item_costs_the_others_nothing(server: FakeOpenAI) -> None:
     answers = ask(server, ["a", float("nan"), "c"])
 
