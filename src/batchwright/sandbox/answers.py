@@ -21,9 +21,12 @@ from batchwright.sandbox.bodies import (
     ChatBody,
     CompletionBody,
     EmbeddingBody,
+    ImageBody,
     ModerationBody,
     ResponseBody,
+    VideoBody,
     check_embedding,
+    check_images,
     check_not_empty,
     check_reasoning_cap,
     check_sampling,
@@ -31,6 +34,7 @@ from batchwright.sandbox.bodies import (
     reader,
 )
 from batchwright.sandbox.embeddings import vector_base64, vector_json
+from batchwright.sandbox.media import images_payload, video_payload
 from batchwright.sandbox.texts import answer_text, chat_schema, json_text, response_schema
 from batchwright.sandbox.tokens import (
     MESSAGE_TOKENS,
@@ -50,6 +54,8 @@ MODELS = (
     "text-embedding-3-small",
     "text-embedding-3-large",
     "omni-moderation-latest",
+    "gpt-image-1",
+    "sora-2",
 )
 CHAT_PATH = "/v1/chat/completions"
 FINGERPRINT = "sandbox"
@@ -397,6 +403,26 @@ def _moderated(digest: bytes, index: int) -> dict[str, Any]:
     }
 
 
+_read_image = reader(ImageBody)
+_read_video = reader(VideoBody)
+
+
+def _images(raw: bytes, digest: bytes) -> Composed:
+    body = _read_image(raw)
+    check_images(body)
+    payload = images_payload(body, digest, created(digest)) | {"system_fingerprint": FINGERPRINT}
+    tokens = payload["usage"]["total_tokens"]
+    return Composed(200, payload, body.model or "gpt-image-1", tokens, tokens)
+
+
+def _video(raw: bytes, digest: bytes) -> Composed:
+    body = _read_video(raw)
+    check_not_empty("prompt", body.prompt)
+    payload = video_payload(body, digest, created(digest)) | {"system_fingerprint": FINGERPRINT}
+    tokens = text_tokens(body.prompt)
+    return Composed(200, payload, payload["model"], tokens, tokens)
+
+
 # --- parts ---------------------------------------------------------------------------------
 
 
@@ -452,4 +478,7 @@ _MAKERS: dict[str, Callable[[bytes, bytes], Composed]] = {
     "/v1/embeddings": _embedding,
     "/v1/responses": _response,
     "/v1/moderations": _moderation,
+    "/v1/images/generations": _images,
+    "/v1/images/edits": _images,
+    "/v1/videos": _video,
 }

@@ -18,6 +18,7 @@ EMBEDDING_INPUTS_MAX = 2048
 EMBEDDING_INPUT_TOKENS_MAX = 8192
 EMBEDDING_TOKENS_MAX = 300_000
 CHOICES_MAX = 128
+IMAGES_MAX = 10
 
 Prompt = str | list[Any]  # a text, texts, token ids, or lists of token ids
 
@@ -89,7 +90,35 @@ class ModerationBody(msgspec.Struct, gc=False):
     model: str | None = None
 
 
-B = TypeVar("B", ChatBody, CompletionBody, EmbeddingBody, ResponseBody, ModerationBody)
+class ImageBody(msgspec.Struct, gc=False):
+    """The body of POST /v1/images/generations and of POST /v1/images/edits."""
+
+    prompt: str
+    model: str | None = None
+    n: int | None = None
+    size: str | None = None
+    response_format: str | None = None
+
+
+class VideoBody(msgspec.Struct, gc=False):
+    """The body of POST /v1/videos."""
+
+    prompt: str
+    model: str | None = None
+    seconds: str | int | None = None
+    size: str | None = None
+
+
+B = TypeVar(
+    "B",
+    ChatBody,
+    CompletionBody,
+    EmbeddingBody,
+    ResponseBody,
+    ModerationBody,
+    ImageBody,
+    VideoBody,
+)
 
 
 def reader(kind: type[B]) -> Callable[[bytes], B]:
@@ -174,6 +203,13 @@ def prompts_of(name: str, value: Prompt) -> list[str | list[int]]:
     if all(isinstance(item, list) and all(type(i) is int for i in item) for item in value):
         return value
     raise _invalid_input(name)
+
+
+def check_images(body: ImageBody) -> None:
+    """Refuse an empty prompt, and more pictures than OpenAI makes in one call."""
+    check_not_empty("prompt", body.prompt)
+    if body.n is not None and not 1 <= body.n <= IMAGES_MAX:
+        _refuse_range("n", body.n, 1, IMAGES_MAX)
 
 
 def check_embedding(body: EmbeddingBody, token_counts: list[int]) -> None:

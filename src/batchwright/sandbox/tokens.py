@@ -9,6 +9,7 @@ from batchwright.sandbox.bodies import is_reasoning
 
 MESSAGE_TOKENS = 4
 PART_TOKENS = 85  # an image, a sound or a file
+IMAGE_TOKENS = 1056  # of a picture that is made: OpenAI's for a square one of medium quality
 
 
 def text_tokens(text: str) -> int:

@@ -4,18 +4,26 @@ import base64
 import json
 import math
 import struct
+import zlib
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types import Completion, CreateEmbeddingResponse, ModerationCreateResponse
+from openai.types import (
+    Completion,
+    CreateEmbeddingResponse,
+    ImagesResponse,
+    ModerationCreateResponse,
+    Video,
+)
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
-from batchwright.sandbox.answers import answer, compose, encode, request_hash
+from batchwright.sandbox.answers import answer, compose, encode, is_endpoint, request_hash
 from batchwright.sandbox.quick import quick_chat
 from batchwright.sandbox.structured import example
+from batchwright.server.settings import BATCH_ENDPOINTS
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello there"}]
@@ -34,6 +42,9 @@ def ask(path: str, body: dict[str, Any], seed: int = 0) -> tuple[int, dict[str, 
         ("/v1/embeddings", {"input": "a text", "dimensions": 8}, CreateEmbeddingResponse),
         ("/v1/responses", {"input": "hi", "instructions": "be brief"}, Response),
         ("/v1/moderations", {"input": ["a", "b"]}, ModerationCreateResponse),
+        ("/v1/images/generations", {"prompt": "a cat", "n": 2}, ImagesResponse),
+        ("/v1/images/edits", {"prompt": "greener", "size": "1024x1536"}, ImagesResponse),
+        ("/v1/videos", {"prompt": "a cat", "seconds": "8"}, Video),
     ],
 )
 def test_every_answer_has_the_shape_that_the_sdk_declares_and_is_marked(
@@ -44,6 +55,52 @@ def test_every_answer_has_the_shape_that_the_sdk_declares_and_is_marked(
     assert status == 200
     shape.model_validate(payload, strict=True)
     assert payload["system_fingerprint"] == "sandbox"
+
+
+def test_a_picture_is_a_png_of_one_pixel_by_url_for_the_models_that_give_one() -> None:
+    asked = {"prompt": "a cat", "n": 2}
+    by_bytes = ask("/v1/images/generations", {"model": "gpt-image-1", **asked})[1]["data"]
+    by_url = ask("/v1/images/generations", {"model": "dall-e-3", **asked})[1]["data"]
+
+    pictures = [base64.b64decode(each["b64_json"]) for each in by_bytes]
+    assert [_png_pixels(picture) for picture in pictures] == [(1, 1, 4), (1, 1, 4)]
+    assert pictures[0] != pictures[1]
+    assert [each["url"].rpartition("-")[2] for each in by_url] == ["0.png", "1.png"]
+
+
+def _png_pixels(picture: bytes) -> tuple[int, int, int]:
+    """Width, height and bytes of the rows of a PNG whose chunks all check."""
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    chunks, rest = dict[bytes, bytes](), picture[8:]
+    while rest:
+        (length,) = struct.unpack(">I", rest[:4])
+        kind, data, check = rest[4:8], rest[8 : 8 + length], rest[8 + length : 12 + length]
+        assert check == struct.pack(">I", zlib.crc32(kind + data))
+        chunks[kind], rest = data, rest[12 + length :]
+    width, height = struct.unpack(">II", chunks[b"IHDR"][:8])
+    return width, height, len(zlib.decompress(chunks[b"IDAT"]))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/images/generations", {}, "prompt"),
+        ("/v1/images/generations", {"prompt": ""}, "prompt"),
+        ("/v1/images/edits", {"prompt": "a", "n": 11}, "n"),
+        ("/v1/videos", {"prompt": 3}, "prompt"),
+    ],
+)
+def test_pictures_and_videos_that_cannot_be_made_are_refused(
+    path: str, body: dict[str, Any], param: str
+) -> None:
+    status, payload = ask(path, body)
+
+    assert (status, payload["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("endpoint", BATCH_ENDPOINTS)
+def test_each_endpoint_of_a_batch_can_be_rehearsed(endpoint: str) -> None:
+    assert is_endpoint(endpoint)
 
 
 def test_an_answer_follows_from_path_body_and_seed_alone() -> None:
