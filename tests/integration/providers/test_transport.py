@@ -667,6 +667,34 @@ async def test_a_dead_address_before_the_right_one_does_not_take_the_time_of_a_c
             filler.close()
 
 
+async def test_of_several_addresses_the_one_that_answered_is_tried_first_the_next_time(
+    server: FaultServer, http1: Http1Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, port = asyncio.get_running_loop(), int(server.url.rpartition(":")[2])
+    kinds = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+    found = [(*kinds, (host, port)) for host in ("127.0.0.3", "127.0.0.1", "127.0.0.2")]
+    tried, connect = list[str](), connecting._connect
+
+    async def getaddrinfo(*_: Any, **__: Any) -> Any:
+        return [*found]
+
+    async def watched(made: Any, family: int, where: Any) -> Any:
+        tried.append(where[0])
+        return await connect(made, family, where)
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(connecting, "_connect", watched)
+    for _ in range(3):  # each over a connection of its own
+        await http1.send(call(f"http://a-name:{port}/not-kept"))
+
+    assert tried == ["127.0.0.3", "127.0.0.1", "127.0.0.1", "127.0.0.1"]
+
+    found[1] = (*kinds, ("127.0.0.1", 1))  # it has moved
+    with pytest.raises(NotSent):
+        await http1.send(call(f"http://a-name:{port}/not-kept"))
+    assert tried[4:] == ["127.0.0.3", "127.0.0.1", "127.0.0.2"]
+
+
 async def test_what_the_system_says_of_a_failed_connect_is_told_and_no_address(
     http1: Http1Transport,
 ) -> None:

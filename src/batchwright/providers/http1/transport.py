@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from batchwright.domain.errors import Ambiguous, NotSent
 from batchwright.providers.base import CONNECT_TIMEOUT_S, Answer, Call, StreamedAnswer
-from batchwright.providers.http1.connecting import connect
+from batchwright.providers.http1.connecting import Where, connect
 from batchwright.providers.http1.connection import IDLE_TIMEOUT_S, Connection
 from batchwright.providers.http1.deadlines import OUT_OF_TIME, Deadlines
 from batchwright.providers.http1.head import Address, Head
@@ -30,6 +30,7 @@ class Http1Transport:
     """
 
     __slots__ = (
+        "_answered",
         "_connect_timeout_s",
         "_deadlines",
         "_heads",
@@ -47,6 +48,7 @@ class Http1Transport:
         self._large = LargeAnswers()
         self._heads: dict[tuple[str, str, int], tuple[Head, Idle]] = {}
         self._idle: dict[Address, Idle] = {}  # of an account, so there is one address
+        self._answered: dict[Address, Where] = {}  # which address of a host did, of several
         self._sweeper: asyncio.TimerHandle | None = None  # while there are idle ones
         self._deadlines: dict[float, Deadlines] = {}  # by timeout
         self._waits: dict[asyncio.Timeout, None] = {}  # of calls that wait without a connection
@@ -117,7 +119,9 @@ class Http1Transport:
         deadline = asyncio.get_running_loop().time() + min(self._connect_timeout_s, timeout_s)
         try:
             async with self._wait_until(deadline):
-                connection = await connect(address, lambda: Connection(self._forget))
+                connection = await connect(
+                    address, lambda: Connection(self._forget), self._answered
+                )
         except TimeoutError as error:
             raise NotSent("cannot connect: no answer within the timeout") from error
         if self._is_closed:
