@@ -25,6 +25,7 @@ from batchwright.sandbox.limiter import Limiter as Upstream
 WALL_S = 1_750_000_000.0  # Unix time at the start
 SEND_S = 0.0001  # what the client needs to send one call
 READ_AHEAD = 512  # requests that wait; what they will use is estimated as they are read
+IDLE_S = 2.0  # before the first call the input is checked
 REFUSAL_S = 0.05  # a refusal needs no model, only the way there and back
 
 
@@ -87,7 +88,9 @@ class Simulation:
         """Run for so long; times in the tally count from the start."""
         random = Random(self.seed)
         now = self.start_s
-        limiter = account.start(now, max_concurrency=self.max_concurrency, declared=self.declared)
+        limiter = account.start(
+            now - IDLE_S, max_concurrency=self.max_concurrency, declared=self.declared
+        )
         reader, estimator = RateLimitReader(), Estimator()
         replies: list[tuple[float, int, Reply]] = []
         steps = sorted(((self.start_s + at, step) for at, step in self.steps), key=lambda s: s[0])

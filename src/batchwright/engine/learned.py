@@ -83,6 +83,7 @@ class Probing:
     next_at: float = 0.0  # the next of the batch may go
     open_at: float = 0.0  # none was refused that went since
     opens_at: float = 0.0  # the end of the window; the past where none is known
+    owed: float = 0.0  # calls that those in flight at the last refusal may make room for
     in_vain: int = 0  # refused in a row, none let in between
     through: int = 0  # that were not refused in time
     passed: int = 0  # that were let in
@@ -101,11 +102,14 @@ class Window:
     used: int = 0  # of the amount, in this window
     speed: float = 0.0  # of the calls in a window, per second
     number: int = 0
+    grown: int = 0  # windows in a row that let in all that was tried beyond the amount
     is_sure: bool = False  # when it opens: nothing has told otherwise
     grant: int = 0  # size of the running trial beyond the amount
     grant_left: int = 0
     grant_answers: int = 0
     grant_at: float = 0.0  # answers to calls sent before are none to the trial
+    before: Window | None = None  # what was known before it opened
+    silent_at: float = 0.0  # the silence then
 
 
 @dataclass(slots=True)

@@ -79,6 +79,8 @@ def note_accepted(learned: Learned, sent_at: float, now: float) -> None:
     answers.accepted += 1
     if now >= answers.slot_ends_at:
         _new_slot(learned, now)
+        if answers.accepted == 1:
+            learned.window.began_at = learned.opened_at = sent_at
         latency_s = min(max(now - sent_at, 0.0), WAIT_S_MAX)
         smoothing = 0.2 if answers.round_trip_s else 1.0
         answers.round_trip_s += smoothing * (latency_s - answers.round_trip_s)
@@ -113,9 +115,11 @@ def note_refused(
         if learned.mode is Mode.PACED:
             _slow_down(learned, now)
         elif learned.mode is Mode.WINDOWED:
-            used = learned.window.used
-            learned.window.is_sure &= used >= probing.LEFT_SHARE * learned.window.amount
+            has_opened = learned.window.used >= probing.LEFT_SHARE * learned.window.amount
             probing.start(learned, now)
+            if not has_opened:
+                learned.window.is_sure = False
+                window.undo(learned)
 
 
 def _count_refused(learned: Learned, sent_at: float, now: float) -> None:

@@ -32,6 +32,7 @@ STALE_S = 2.0  # headers are taken for at most that old
 SAMPLE_S = 1.0  # between two looks at how `remaining` falls
 SAMPLES_MAX = 64  # a minute of them
 WEIGHT_MAX = 100.0
+FULL_FACTOR = 0.95  # on the weight, each second in which a stock stays full
 KEPT_WEIGHT = 1.3  # a provider that counts so much more than is used keeps reservations
 SCARCE = 0.004  # share of the most ever left, below which it slows down
 TURN_S = 2.0  # between two looks at where the window ends
@@ -244,7 +245,11 @@ def _weigh(meter: Meter, remaining: float, sent: float, sent_at: float) -> None:
         sent_then = _sent_until(meter, sent_at - meter.span_s)
         fell = (meter.limit or 0.0) - remaining  # a sliding window holds what its span took
     ours = sent - sent_then
-    if ours <= 0 or fell <= 0.05 * ours:
+    if ours <= 0:
+        return
+    if fell <= 0.05 * ours:
+        if remaining > 0.97 * meter.remaining_max:  # full, so that it weighs less, if anything
+            meter.weight = max(min(meter.weight, 1.0), FULL_FACTOR * meter.weight)
         return
     weight = min(max(fell / ours, 1 / WEIGHT_MAX), WEIGHT_MAX)
     meter.weight += (0.4 if meter.is_weighed else 1.0) * (weight - meter.weight)

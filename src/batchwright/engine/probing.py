@@ -2,7 +2,8 @@
 
 One call at a time probes, and eight times as many each time that none of them is refused in the
 time that a refusal takes. A limit that gives back what a call reserved and did not use lets some in
-though it is used up: it has opened only once more than such a left-over went through.
+though it is used up: it has opened only once more than such a left-over went through. Where the end
+of a window is known, what goes through before it is left over, however much it is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 
 from batchwright.engine.learned import PROBE_S, WAIT_S_MAX, Learned, Mode
 from batchwright.engine.settling import ROW_SHARE
-from batchwright.engine.window import RAMP, is_used_up
+from batchwright.engine.window import RAMP, SILENCE_S, is_used_up
 
 PROBE_S_MAX = 60.0
 PATIENCE = 2.0  # times what a refusal takes
@@ -20,6 +21,7 @@ MORE = 8  # times as many probes
 MORE_UNSURE = 2  # where it was not expected to open now
 EMPTY = 2  # probes refused in a row: nothing is left over
 OPEN = 64  # probes that went through: it is open
+OWED = 2.0  # calls for each that was in flight
 LEFT_SHARE = 0.03  # of what was let in: what may be left over
 
 
@@ -59,7 +61,7 @@ def delay_s(learned: Learned, now: float) -> float | None:
         if missing <= 0:
             return None
         more = MORE if _is_expected(learned, now) else MORE_UNSURE
-        state.batch = state.left = min(more * state.batch, missing)
+        state.batch = state.left = min(more * state.batch, missing, OPEN)
         return 0.0
     if now < learned.until:
         return learned.until - now
@@ -86,6 +88,7 @@ def note_refused(learned: Learned, now: float) -> None:
     most = max(1.0, (now - state.silent_at) / 50)
     state.in_vain = state.in_vain + 1 if state.batch == 1 else 0
     state.batch = state.left = 0
+    state.owed = OWED * learned.answers.count(now - 1.5 * learned.answers.round_trip_s)[0]
     if learned.window.is_sure or not learned.window.span_s:
         state.through = 0
     state.every_s = min(state.every_s * 1.5, most, PROBE_S_MAX)
@@ -102,7 +105,9 @@ def _left_over(learned: Learned, now: float) -> float:
     left = LEFT_SHARE * (let_in - learned.accepted_at_opening)
     if _is_expected(learned, now):
         left = min(left, OPEN)
-    if learned.settling.is_rated and not learned.window.span_s:
+    if now - learned.probing.silent_at >= SILENCE_S:
+        left = max(left, learned.probing.owed)
+    elif learned.settling.is_rated and not learned.window.span_s:
         left = min(left, ROW_SHARE * learned.bucket.rate_per_s)
     return max(left, 1.0)
 

@@ -2,9 +2,13 @@
 
 From one opening to the next it let in that much: the same is sent again, faster than evenly and a
 little more slowly than the time before, and then a few calls more try whether the amount has grown.
+If all of these are let in, the next one is tried with more, twice as much more each time. If hardly
+anything is let in after an opening, it was none: what was known before is known again.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from batchwright.engine.bucket import take, wait_s
 from batchwright.engine.learned import SLOT_S, WAIT_S_MAX, Learned, Mode, Window, pace
@@ -17,12 +21,15 @@ FILLED = 0.5  # of the amount, let in before the first refusal: that tells the s
 TAPER_AT = 0.97  # of the amount: from here on slower, for the amount varies a little
 TAPER = 8
 TRIAL_SHARE = 0.005  # calls beyond the known amount that may be out at once
+GROWTH_SHARE = 0.02  # more in the next window, after one in which all trials were let in
 BEYOND_SHARE = 0.125  # or of those beyond it that were let in
 
 
 def start(learned: Learned, now: float) -> None:
     """From one opening to the next the limit accepted so much, at such a speed."""
     window, probing = learned.window, learned.probing
+    window.before = replace(window, before=None)
+    window.silent_at = probing.silent_at
     let_in = learned.answers.accepted - probing.passed
     window.amount = max(let_in - window.accepted_before, 1)
     span_s = min(max(probing.open_at - window.began_at, SILENCE_S), WAIT_S_MAX)
@@ -40,6 +47,19 @@ def start(learned: Learned, now: float) -> None:
     window.began_at = probing.open_at
     window.accepted_before = let_in
     window.used = probing.through
+    window.grown = 0
+
+
+def undo(learned: Learned) -> None:
+    """It had not opened: what was let in was left over."""
+    window = learned.window
+    if window.before is None:
+        return
+    learned.window = window.before
+    learned.window.is_sure = False
+    learned.probing.silent_at = window.silent_at
+    learned.opened_at = learned.window.began_at
+    learned.accepted_at_opening = learned.window.accepted_before
 
 
 def is_used_up(window: Window, now: float) -> bool:
@@ -53,18 +73,33 @@ def delay_s(learned: Learned, now: float) -> float:
     if now < learned.until:
         return learned.until - now
     if now >= window.began_at + window.span_s:
-        window.amount = max(window.amount, window.used)  # nothing was refused in the last one
+        _grow(window)
         _open(learned, now)
     if window.used >= window.amount and window.grant_left <= 0:
         return _next_trial_s(window, learned.answers.round_trip_s, now)
     return min(wait_s(learned.bucket, 1, now), WAIT_S_MAX)
 
 
-def _next_trial_s(window: Window, round_trip_s: float, now: float) -> float:
-    """Try a few calls more once those before were accepted; with small amounts not each time."""
+def _grow(window: Window) -> None:
+    """Nothing was refused in the last one: twice as much more, each time."""
+    if window.used < window.amount or not _is_trial_due(window):
+        return
+    factor = 1 + min(GROWTH_SHARE * 2**window.grown, 1.0)
+    window.amount = max(int(window.used * factor), window.amount + 1)
+    window.speed *= factor
+    window.grown += 1
+
+
+def _is_trial_due(window: Window) -> bool:
+    """In each window; with small amounts not each time, for one refusal is a large share there."""
     every = max(1, min(20, 100 // max(window.amount, 1)))
+    return window.number % every == 0 or window.grown > 0
+
+
+def _next_trial_s(window: Window, round_trip_s: float, now: float) -> float:
+    """Try a few calls more once those before were accepted."""
     is_answered = window.grant_answers >= window.grant
-    if window.number % every == 0 and is_answered and now >= window.grant_at:
+    if _is_trial_due(window) and is_answered and now >= window.grant_at:
         beyond = window.used - window.amount
         most = max(1, int(window.amount * TRIAL_SHARE), int(beyond * BEYOND_SHARE))
         window.grant = window.grant_left = min(max(1, window.grant * 2), most)

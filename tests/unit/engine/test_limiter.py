@@ -184,6 +184,17 @@ def test_first_estimates_that_are_far_off_do_not_change_what_a_token_weighs() ->
     assert of.meters[0].weight == pytest.approx(1.0, rel=0.1)
 
 
+def test_a_token_that_seemed_to_weigh_more_weighs_less_where_the_stock_stays_full() -> None:
+    of = limiter()
+    account.observe(of, send(of, 0.0), (minute("tokens", 60_000, 60_000, 0.0),), 0.1)
+    (meter,) = of.meters
+    meter.is_weighed, meter.weight = True, 1.5
+    for second in range(1, 20):
+        now = float(second)
+        account.observe(of, send(of, now), (minute("tokens", 60_000, 60_000, 0.0),), now + 0.1)
+    assert meter.weight == 1.0
+
+
 def test_a_sliding_window_that_was_not_filled_is_filled_up() -> None:
     def pace_after(remaining: float) -> float:
         of = limiter()

@@ -139,16 +139,34 @@ def test_what_was_missed_while_the_client_hung_is_caught_up(algorithm: Algorithm
 def test_twenty_seconds_after_a_limit_comes_back_it_is_used_again(
     algorithm: Algorithm, has_headers: bool
 ) -> None:
-    upstream = requests(algorithm, 1.0)
+    # Of 800 calls none is refused before it is believed to be more: 8 s of this limit.
+    upstream = Upstream(requests_per_minute=2 * PER_MINUTE, algorithm=algorithm, burst_s=1.0)
     tally = Simulation(
         upstream,
         has_headers=has_headers,
         has_retry_after=has_headers,
         steps=[(50.0, lambda: rescale(upstream, 0.5)), (95.0, lambda: rescale(upstream, 2.0))],
     ).run(END_S)
-    per_s = PER_MINUTE / 60
+    per_s = 2 * PER_MINUTE / 60
     assert tally.used(70, 95) >= 0.96 * 25 * per_s / 2
     assert tally.used(115, END_S) >= 0.95 * 20 * per_s
+
+
+@each_algorithm
+@pytest.mark.parametrize("latency_s", [0.5, 3.0])
+def test_an_unknown_limit_whose_reservations_are_large_is_used_in_the_end(
+    algorithm: Algorithm, latency_s: float
+) -> None:
+    # Twice what the answers take is reserved, and comes back to a window that is used up.
+    def chat(random: Random) -> Size:
+        prompt, answer = random.randint(50, 400), min(int(random.expovariate(1 / 200)) + 5, 1_000)
+        return Size(prompt * 4, prompt, answer, prompt + 1_000)
+
+    limit = PER_MINUTE * 425
+    upstream = Upstream(tokens_per_minute=limit, algorithm=algorithm, tpm_counts="usage")
+    tally = Simulation(upstream, counts_usage=True, size=chat, latency_s=latency_s).run(540.0)
+    assert tally.used(420.0, 540.0, tokens=True) >= 0.9 * 2 * limit
+    assert tally.refused_share(420.0, 540.0) <= 0.1
 
 
 @pytest.mark.parametrize("cell", [*STEADY, *STEPPING], ids="-".join)

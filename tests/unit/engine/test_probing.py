@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from batchwright.engine import learning, probing
 from batchwright.engine.learned import PROBE_S, Learned, Mode
-from batchwright.engine.probing import EMPTY
+from batchwright.engine.probing import EMPTY, OWED
 
 
 def silent(*, accepted: int = 1_000, window_s: float = 0.0) -> Learned:
@@ -92,6 +92,22 @@ def test_what_goes_through_before_the_end_of_a_window_has_not_opened_it() -> Non
             through += 1
     assert through > 0.03 * 1_000
     assert learned.mode is Mode.SILENT
+
+
+def test_as_much_as_those_in_flight_may_give_back_has_not_opened_it_either() -> None:
+    learned, now, through = silent(accepted=0), PROBE_S, 0
+    for _ in range(200):  # let in up to the last refusal
+        learning.note_accepted(learned, 0.0, 2.9)
+    learned.probing.batch = 1
+    learning.note_refused(learned, 2.9, 3.0)
+    while learned.mode is Mode.SILENT:
+        wait = learning.delay_s(learned, now)
+        now += wait
+        if wait == 0 and learned.mode is Mode.SILENT:
+            learning.note_sent(learned, now)
+            learning.note_accepted(learned, now, now + 0.01)
+            through += 1
+    assert through == OWED * 200
 
 
 def test_a_batch_of_probes_that_is_refused_puts_off_the_next_once() -> None:

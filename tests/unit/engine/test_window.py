@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchwright.engine import learning
+from batchwright.engine import learning, window
 from batchwright.engine.learned import Learned, Mode
 
 LATENCY_S = 0.02
@@ -65,6 +65,32 @@ def test_a_window_lasts_from_the_first_probe_that_is_let_in_to_the_next_such() -
     learned, upstream = Learned.start(0.0), FixedWindow(3_000)
     drive(learned, upstream, 0.0, 300.0)
     assert learned.window.span_s == pytest.approx(60.0, abs=1.0)
+
+
+def test_an_opening_that_was_none_is_forgotten() -> None:
+    learned, upstream = Learned.start(0.0), FixedWindow(3_000)
+    drive(learned, upstream, 0.0, 110.0)
+    known = learned.window.span_s, learned.window.amount
+    learned.probing.open_at = 110.0
+    window.start(learned, 110.0)
+    learning.note_refused(learned, 110.1, 110.1)
+    assert (learned.window.span_s, learned.window.amount) == known
+    assert learned.window.began_at == pytest.approx(60.0, abs=2.0)
+    assert learned.mode is Mode.SILENT
+
+
+def test_an_amount_that_is_far_too_small_grows_from_window_to_window() -> None:
+    learned, upstream = Learned.start(0.0), FixedWindow(3_000)
+    drive(learned, upstream, 0.0, 70.0)
+    learned.window.amount = 30
+    drive(learned, upstream, 70.0, 1_500.0)
+    assert upstream.by_window[24] == 3_000
+
+
+def test_a_window_begins_with_the_first_call_and_not_before() -> None:
+    learned = Learned.start(0.0)
+    learning.note_accepted(learned, 7.0, 7.5)
+    assert learned.window.began_at == 7.0
 
 
 def test_few_calls_are_tried_beyond_the_amount() -> None:
