@@ -114,6 +114,8 @@ def delay_s(meter: Meter, amount: float, now: float) -> float:
     if meter.pace <= 0:
         return min(meter.pace_until - now, WAIT_S_MAX)
     wait = wait_s(meter.bucket, amount * meter.weight, now)
+    if wait > WAIT_S_MAX:  # a usage that makes no sense: what is owed beyond an hour is let go
+        take(meter.bucket, (WAIT_S_MAX - wait) * meter.bucket.rate_per_s, now)
     if wait > 0 and meter.pace < 1.0:
         wait = min(wait, max(meter.pace_until - now, 0.001))
     return min(wait, WAIT_S_MAX)
@@ -292,7 +294,7 @@ def _follow(
     age_s = min(age_s, STALE_S)
     most = SURPLUS if meter.may_surplus and meter.declared is None else 1.0
     if meter.is_fixed and reset_s is not None:
-        left_s = reset_s - age_s
+        left_s = min(reset_s, meter.span_s) - age_s
         meter.pace_until = now + max(left_s, 0.0)
         meter.pace = (remaining - unseen) / max(left_s, 1.0) / rate if left_s > 0 else 1.0
         meter.pace = min(max(meter.pace, 0.0), most)

@@ -240,6 +240,24 @@ def test_a_told_wait_that_makes_no_sense_is_as_if_absent(told_s: float) -> None:
     assert of.paused_until == 0.0
 
 
+def test_a_usage_beyond_all_measure_stops_the_calls_for_an_hour_at_most() -> None:
+    of = limiter(Declared(tokens_per_minute=60_000))
+    account.settle(of, send(of, 0.0), Cost(10, 10**12), 1.0)
+    assert account.delay_s(of, COST, 1.0) == 3600.0
+    assert account.delay_s(of, COST, 3_602.0) == 0
+
+
+def test_a_minute_that_is_said_to_end_in_a_month_ends_in_a_minute() -> None:
+    of = limiter()
+    for second in range(0, 20, 3):
+        now = float(second)
+        seen = minute("requests", 600, 300 - second, 2_000_000 - now)
+        account.observe(of, send(of, now), (seen,), now)
+    account.observe(of, send(of, 20.0), (minute("requests", 600, 0, 1_999_980.0),), 20.0)
+    assert account.delay_s(of, COST, 20.0) <= 60
+    assert account.delay_s(of, COST, 81.0) == 0
+
+
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(["send", "answer", "refuse", "told", "overload", "observe", "settle"]),
