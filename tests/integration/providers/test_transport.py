@@ -668,7 +668,7 @@ async def test_a_dead_address_before_the_right_one_does_not_take_the_time_of_a_c
             filler.close()
 
 
-async def test_of_several_addresses_the_one_that_answered_is_tried_first_the_next_time(
+async def test_of_several_addresses_those_that_did_not_answer_are_tried_last_the_next_time(
     server: FaultServer, http1: Http1Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop, port = asyncio.get_running_loop(), int(server.url.rpartition(":")[2])
@@ -693,7 +693,30 @@ async def test_of_several_addresses_the_one_that_answered_is_tried_first_the_nex
     found[1] = (*kinds, ("127.0.0.1", 1))  # it has moved
     with pytest.raises(NotSent):
         await http1.send(call(f"http://a-name:{port}/not-kept"))
-    assert tried[4:] == ["127.0.0.3", "127.0.0.1", "127.0.0.2"]
+    assert tried[4:] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+
+
+async def test_the_servers_behind_a_name_are_connected_to_in_the_order_that_is_found(
+    server: FaultServer, http1: Http1Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, port = asyncio.get_running_loop(), int(server.url.rpartition(":")[2])
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", port)) for n in (1, 2)]
+    tried = list[str]()
+
+    async def getaddrinfo(*_: Any, **__: Any) -> Any:
+        found.reverse()  # as DNS does
+        return [*found]
+
+    async def reached(made: Any, family: int, where: Any) -> Any:
+        tried.append(where[0])
+        return (await loop.create_connection(made, "127.0.0.1", port, family=family))[1]
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(connecting, "_connect", reached)
+    for _ in range(4):
+        await http1.send(call(f"http://a-name:{port}/not-kept"))
+
+    assert tried == ["127.0.0.2", "127.0.0.1"] * 2
 
 
 async def test_what_the_system_says_of_a_failed_connect_is_told_and_no_address(

@@ -20,31 +20,34 @@ Where = tuple[Any, ...]
 
 
 async def connect(
-    address: Address, made: Callable[[], Connection], answered: dict[Address, Where]
+    address: Address, made: Callable[[], Connection], failed: dict[Address, set[Where]]
 ) -> Connection:
     """A new connection to the first address of a host that answers. Raises `NotSent`.
 
     The addresses are tried one after the other and not in a race (RFC 8305), which uvloop has not:
-    a dead one before the right one costs a second. So the one that answered last, which is noted
-    in `answered`, is tried first, and the second is spent once.
+    a dead one before the right one costs a second. So those that did not answer the last time are
+    noted in `failed` and tried last, and the second is spent once. The others stay in the order in
+    which they were found, which a name with several servers gives in turns.
     """
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise NotSent(f"cannot connect: {_reason(error)}") from error
-    last_time = answered.get(address)
-    found.sort(key=lambda each: each[4] != last_time)  # the others stay as they are
+    failed_before = failed.setdefault(address, set())
+    failed_before.intersection_update(each[4] for each in found)
+    found.sort(key=lambda each: each[4] in failed_before)
     for place, (family, _, _, _, where) in enumerate(found, 1):
         is_last = place == len(found)
         try:
             async with asyncio.timeout(None if is_last else NEXT_ADDRESS_S):
                 connection = await _connect(made, family, where)
         except OSError as error:  # a timeout, too
+            failed_before.add(where)
             if is_last:
                 raise NotSent(f"cannot connect: {_reason(error)}") from error
             continue
-        answered[address] = where
+        failed_before.discard(where)
         return connection
     raise NotSent("cannot connect: the host has no address")
 

@@ -30,9 +30,9 @@ class Http1Transport:
     """
 
     __slots__ = (
-        "_answered",
         "_connect_timeout_s",
         "_deadlines",
+        "_failed",
         "_heads",
         "_idle",
         "_is_closed",
@@ -48,7 +48,7 @@ class Http1Transport:
         self._large = LargeAnswers()
         self._heads: dict[tuple[str, str, int], tuple[Head, Idle]] = {}
         self._idle: dict[Address, Idle] = {}  # of an account, so there is one address
-        self._answered: dict[Address, Where] = {}  # which address of a host did, of several
+        self._failed: dict[Address, set[Where]] = {}  # which addresses of a host, of late
         self._sweeper: asyncio.TimerHandle | None = None  # while there are idle ones
         self._deadlines: dict[float, Deadlines] = {}  # by timeout
         self._waits: dict[asyncio.Timeout, None] = {}  # of calls that wait without a connection
@@ -119,9 +119,7 @@ class Http1Transport:
         deadline = asyncio.get_running_loop().time() + min(self._connect_timeout_s, timeout_s)
         try:
             async with self._wait_until(deadline):
-                connection = await connect(
-                    address, lambda: Connection(self._forget), self._answered
-                )
+                connection = await connect(address, lambda: Connection(self._forget), self._failed)
         except TimeoutError as error:
             raise NotSent("cannot connect: no answer within the timeout") from error
         if self._is_closed:
