@@ -12,7 +12,7 @@ too, learned as they come.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from batchwright.domain.answers import BadAnswer, CheckedAnswer, check_answer
@@ -30,6 +30,7 @@ from batchwright.providers.base import LARGE_ANSWER_BYTES, Answer
 OPEN_MAX = 64  # packs that may be joined, of different keys
 INPUT_ANSWER_BYTES = 64 * 2**10  # where nothing is seen nor said: 3,072 floats of 21 characters
 ITEM_BYTES = 128  # of an answer, beside its vector
+LENGTHS_MAX = 64  # of vectors that are told apart
 _FORGETTING = 0.9  # how much of the largest size seen is kept with each answer
 
 
@@ -161,14 +162,23 @@ class _Learned:
 
     inputs_max: int
     inputs_seen: int = 0  # the most that a call has had with success
-    answer_bytes: float | None = None  # of one input
+    # Of one input, by the length of vector that its call asks for.
+    answer_bytes: dict[int | None, float] = field(default_factory=dict)
 
     def expected_bytes(self, key: bytes) -> float:
         """Of the answer to one input of a call with this key."""
-        if self.answer_bytes is not None:
-            return self.answer_bytes
         said = vector_bytes(key)
+        seen = self.answer_bytes.get(said)
+        if seen is not None:
+            return seen
         return INPUT_ANSWER_BYTES if said is None else said + ITEM_BYTES
+
+    def note_answer(self, key: bytes, size_bytes: float) -> None:
+        """An answer to a call with this key had so many bytes for each input."""
+        kept = self.expected_bytes(key) * _FORGETTING + size_bytes * (1 - _FORGETTING)
+        if len(self.answer_bytes) >= LENGTHS_MAX:
+            self.answer_bytes.clear()
+        self.answer_bytes[vector_bytes(key)] = max(size_bytes, kept)
 
 
 class Packer:
@@ -211,10 +221,7 @@ class Packer:
     def note_success(self, pack: Pack, answer_bytes: int) -> None:
         """Learn how large the calls of a lane may be."""
         learned = self._of(pack.route.lane)
-        seen = answer_bytes / pack.inputs
-        before = learned.expected_bytes(pack.parts[0].key)
-        kept = before * _FORGETTING + seen * (1 - _FORGETTING)
-        learned.answer_bytes = max(seen, kept)
+        learned.note_answer(pack.parts[0].key, answer_bytes / pack.inputs)
         learned.inputs_seen = max(learned.inputs_seen, pack.inputs)
         if (whole := pack.origin) is None:
             return

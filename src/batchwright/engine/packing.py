@@ -26,6 +26,7 @@ _TEXTS: Final = b"\0"
 _TOKENS: Final = b"\1"
 _FLOAT_BYTES: Final = 22  # of a number in single precision with all its digits, and its comma
 _BASE64_BYTES: Final = 6
+_KEY_BYTES_KEPT: Final = 4096
 _QUOTE: Final = ord('"')
 _NAME: Final = b'"input"'
 _NAME_AND_COLON: Final = re.compile(rb'"input"[ \t\r\n]*+:[ \t\r\n]*+')
@@ -72,10 +73,14 @@ def read_part(body: bytes) -> Part | None:
     return Part(body[:start] + mark + body[start + len(value) :], items, inputs)
 
 
-@lru_cache(maxsize=64)
 def vector_bytes(key: bytes) -> int | None:
     """How long the vector of one input will be in the answer, if requests with this key say how
-    many numbers it is to have; a few more bytes than that."""
+    many numbers it is to have; a few more bytes than that. None too for a key that is long."""
+    return _said_bytes(key) if len(key) <= _KEY_BYTES_KEPT else None
+
+
+@lru_cache(maxsize=64)
+def _said_bytes(key: bytes) -> int | None:
     try:
         said = _decode_said(key.replace(_TEXTS, b"0").replace(_TOKENS, b"0"))
     except msgspec.ValidationError:
@@ -89,7 +94,8 @@ class PartReader:
     """`read_part` for many bodies, most of which differ from the last one in their text alone.
 
     Where a body begins as another did up to its `input`, its own stands there too. If that is a
-    text without escapes, and behind it follows what did there, the key is the same.
+    text without escapes, and behind it follows what did there, the key is the same: no body that is
+    valid has a second `input`.
     """
 
     def __init__(self) -> None:

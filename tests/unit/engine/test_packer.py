@@ -14,7 +14,7 @@ from batchwright.domain.errors import Ambiguous, AnswerTooLarge, NotSent
 from batchwright.domain.limits import Cost
 from batchwright.domain.request import Request
 from batchwright.engine.lane import Lane
-from batchwright.engine.packer import Pack, Packer, PackLimits, Step, halves, next_step
+from batchwright.engine.packer import LENGTHS_MAX, Pack, Packer, PackLimits, Step, halves, next_step
 from batchwright.engine.packing import EMBEDDINGS_URL
 from batchwright.engine.pending import Pending
 from batchwright.engine.retry import decide
@@ -152,6 +152,24 @@ def test_packs_grow_as_the_answers_turn_out_small_and_shrink_at_once_when_they_a
     assert next_pack().inputs == 256
     succeed(packer, next_pack(), item_bytes=20_000)
     assert next_pack().inputs == 9
+
+
+def test_what_short_vectors_have_shown_says_nothing_of_long_ones() -> None:
+    packer = packer_of()
+    lines = iter(range(1, 10**6))
+
+    def next_pack(dimensions: int) -> Pack:
+        asked = (pending_of(next(lines), dimensions=dimensions) for _ in range(300))
+        pack = packs_of(packer, *asked)[0]
+        packer._open.clear()
+        return pack
+
+    assert next_pack(3072).inputs == 15
+    succeed(packer, next_pack(8), item_bytes=150)
+    assert next_pack(3072).inputs == 15
+    for dimensions in range(9, 200):  # many lengths are not kept for ever
+        succeed(packer, next_pack(dimensions), item_bytes=150)
+    assert len(packer._of(ROUTE.lane).answer_bytes) <= LENGTHS_MAX
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ def test_bodies_that_differ_in_anything_else_do_not_share_a_call(rest: dict[str,
         ({"dimensions": None}, None),
         ({"dimensions": 100, "encoding_format": 7}, None),
         ({"x": {"dimensions": 100}}, None),
+        ({"dimensions": 100, "x": "y" * 4096}, None),  # nothing so long is kept
     ],
 )
 def test_how_long_the_vectors_will_be_is_told_by_a_body_that_says_it(
