@@ -108,7 +108,8 @@ class Window:
     grant_left: int = 0
     grant_answers: int = 0
     grant_at: float = 0.0  # answers to calls sent before are none to the trial
-    before: Window | None = None  # what was known before it opened
+    is_vain: bool = False  # it opened by the clock and let nothing in: it tells no amount
+    before: Window | None = None  # what was known before it was seen to open
     silent_at: float = 0.0  # the silence then
 
 

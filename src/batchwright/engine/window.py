@@ -28,9 +28,22 @@ BEYOND_SHARE = 0.125  # or of those beyond it that were let in
 def start(learned: Learned, now: float) -> None:
     """From one opening to the next the limit accepted so much, at such a speed."""
     window, probing = learned.window, learned.probing
-    window.before = replace(window, before=None)
+    window.before = replace(window, before=None, is_vain=False)
     window.silent_at = probing.silent_at
     let_in = learned.answers.accepted - probing.passed
+    if not window.is_vain:
+        _measure(learned, let_in)
+    learned.mode = Mode.WINDOWED
+    _open(learned, now)
+    window.began_at = probing.open_at
+    window.accepted_before = let_in
+    window.used = probing.through
+    window.grown = 0
+
+
+def _measure(learned: Learned, let_in: int) -> None:
+    """What the window that ended was, by what was let in up to the silence."""
+    window, probing = learned.window, learned.probing
     window.amount = max(let_in - window.accepted_before, 1)
     span_s = min(max(probing.open_at - window.began_at, SILENCE_S), WAIT_S_MAX)
     is_first = not window.span_s
@@ -42,24 +55,20 @@ def start(learned: Learned, now: float) -> None:
         speed = 0.95 * window.amount / max(probing.silent_at - window.began_at, SLOT_S)
     even = window.amount / window.span_s
     window.speed = min(max(speed, even), FASTER * even)
-    learned.mode = Mode.WINDOWED
-    _open(learned, now)
-    window.began_at = probing.open_at
-    window.accepted_before = let_in
-    window.used = probing.through
-    window.grown = 0
 
 
 def undo(learned: Learned) -> None:
     """It had not opened: what was let in was left over."""
     window = learned.window
-    if window.before is None:
-        return
-    learned.window = window.before
+    if window.before is None:  # it was opened by the clock: what is known still holds
+        window.is_vain, window.used = True, 0
+        let_in = window.amount  # as much may be left over as of a full one
+    else:
+        learned.window, let_in = window.before, 0
+        learned.probing.silent_at = window.silent_at
     learned.window.is_sure = False
-    learned.probing.silent_at = window.silent_at
     learned.opened_at = learned.window.began_at
-    learned.accepted_at_opening = learned.window.accepted_before
+    learned.accepted_at_opening = learned.window.accepted_before - let_in
 
 
 def is_used_up(window: Window, now: float) -> bool:
@@ -74,6 +83,7 @@ def delay_s(learned: Learned, now: float) -> float:
         return learned.until - now
     if now >= window.began_at + window.span_s:
         _grow(window)
+        window.before = None  # it may have ended long ago
         _open(learned, now)
     if window.used >= window.amount and window.grant_left <= 0:
         return _next_trial_s(window, learned.answers.round_trip_s, now)
@@ -135,6 +145,7 @@ def slow_down(learned: Learned, now: float) -> None:
     """A sliding window gives back more slowly than it was used: go on at half the speed."""
     window = learned.window
     learned.mode = Mode.WINDOWED
+    window.is_vain = False
     learned.cut_at = learned.until = now
     pace(learned, max(learned.bucket.rate_per_s / 2, window.amount / window.span_s), now)
 

@@ -99,3 +99,22 @@ def test_few_calls_are_tried_beyond_the_amount() -> None:
     before = upstream.refused
     drive(learned, upstream, 180.0, 360.0)
     assert upstream.refused - before <= 3 * 0.005 * 3_000
+
+
+@pytest.mark.parametrize("silence_s", [1.0, 20.0])
+def test_an_amount_is_still_known_after_an_idle_hour_that_ended_with_a_refusal(
+    silence_s: float,
+) -> None:
+    learned, upstream = Learned.start(0.0), FixedWindow(1_000)
+    drive(learned, upstream, 0.0, 130.0)
+    assert learned.rate_per_s == pytest.approx(1_000 / 60, rel=0.1)
+    for call in range(60):  # windows open by the clock, with a call in each
+        now = 200.0 + 61 * call
+        assert learning.delay_s(learned, now) == 0
+        learning.note_sent(learned, now)
+        learning.note_accepted(learned, now, now + LATENCY_S)
+    upstream.by_window[64] = 1_000  # somebody else has used it up
+    opens_at = 65 * 60.0
+    drive(learned, upstream, opens_at - silence_s, opens_at + 30.0)
+    assert learned.rate_per_s == pytest.approx(1_000 / 60, rel=0.1)
+    assert upstream.by_window[65] >= 500
