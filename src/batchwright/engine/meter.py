@@ -283,6 +283,7 @@ def _is_sliding(meter: Meter, now: float) -> bool:
     """Whether what remains is what was not sent in the last span: it neither refills nor ends."""
     first_at = meter.first_seen_at
     is_known = first_at is not None and now - first_at > 1.1 * meter.span_s
+    is_known = is_known and meter.turned_at > 0  # without a reset it may be fixed as well
     return is_known and not meter.is_fixed and meter.bucket_votes == 0
 
 

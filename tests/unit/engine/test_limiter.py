@@ -207,6 +207,14 @@ def test_a_sliding_window_that_was_not_filled_is_filled_up() -> None:
     assert pace_after(1_500.0) > 2
 
 
+def test_a_stock_that_is_not_said_to_reset_is_not_taken_for_a_sliding_window() -> None:
+    of = limiter()
+    for second in range(80):  # it may be a fixed window as well, to be used evenly
+        seen = minute("requests", 6_000, 5_000.0)
+        account.observe(of, send(of, float(second)), (seen,), float(second) + 0.1)
+    assert of.meters[0].pace == 1.0
+
+
 def test_a_refusal_that_the_headers_announced_takes_nothing_from_what_they_say() -> None:
     def after(remaining: float) -> bool:
         of = limiter()
