@@ -114,7 +114,8 @@ def delay_s(meter: Meter, amount: float, now: float) -> float:
     if meter.pace <= 0:
         return min(meter.pace_until - now, WAIT_S_MAX)
     wait = wait_s(meter.bucket, amount * meter.weight, now)
-    if wait > WAIT_S_MAX:  # a usage that makes no sense: what is owed beyond an hour is let go
+    if wait > WAIT_S_MAX and meter.pace >= 1.0:
+        # A usage that makes no sense: what is owed beyond an hour at the limit is let go.
         take(meter.bucket, (WAIT_S_MAX - wait) * meter.bucket.rate_per_s, now)
     if wait > 0 and meter.pace < 1.0:
         wait = min(wait, max(meter.pace_until - now, 0.001))

@@ -255,6 +255,18 @@ def test_a_usage_beyond_all_measure_stops_the_calls_for_an_hour_at_most() -> Non
     assert account.delay_s(of, COST, 3_602.0) == 0
 
 
+def test_what_is_owed_to_our_own_cap_is_still_owed_after_a_window_that_was_nearly_used_up() -> None:
+    of = limiter(Declared(tokens_per_minute=60_000))
+    for second in range(0, 30, 3):  # a window that ends at 60, with little left
+        now = float(second)
+        seen = minute("tokens", 100_000, 10_000, 60.0 - now)
+        account.observe(of, send(of, now, Cost(10, 0)), (seen,), now)
+    large = send(of, 30.0, Cost(40_000, 0))  # 40 s of the cap
+    account.observe(of, large, (minute("tokens", 100_000, 10, 30.0),), 30.0)
+    assert account.delay_s(of, COST, 30.0) == pytest.approx(30.0, abs=0.1)
+    assert account.delay_s(of, COST, 60.1) > 9
+
+
 def test_a_minute_that_is_said_to_end_in_a_month_ends_in_a_minute() -> None:
     of = limiter()
     for second in range(0, 20, 3):
