@@ -184,50 +184,6 @@ def test_first_estimates_that_are_far_off_do_not_change_what_a_token_weighs() ->
     assert of.meters[0].weight == pytest.approx(1.0, rel=0.1)
 
 
-def test_a_token_that_seemed_to_weigh_more_weighs_less_where_the_stock_stays_full() -> None:
-    of = limiter()
-    account.observe(of, send(of, 0.0), (minute("tokens", 60_000, 60_000, 0.0),), 0.1)
-    (meter,) = of.meters
-    meter.is_weighed, meter.weight = True, 1.5
-    for second in range(1, 20):
-        now = float(second)
-        account.observe(of, send(of, now), (minute("tokens", 60_000, 60_000, 0.0),), now + 0.1)
-    assert meter.weight == 1.0
-
-
-def test_a_sliding_window_that_was_not_filled_is_filled_up() -> None:
-    def pace_after(remaining: float) -> float:
-        of = limiter()
-        for second in range(80):  # its end moves with each call: no window that ends
-            seen = minute("requests", 6_000, remaining, 59.9)
-            account.observe(of, send(of, float(second)), (seen,), float(second) + 0.1)
-        return of.meters[0].pace
-
-    assert pace_after(150.0) == pytest.approx(1.0, abs=0.3)
-    assert pace_after(1_500.0) > 2
-
-
-def test_a_stock_that_is_not_said_to_reset_is_not_taken_for_a_sliding_window() -> None:
-    of = limiter()
-    for second in range(80):  # it may be a fixed window as well, to be used evenly
-        seen = minute("requests", 6_000, 5_000.0)
-        account.observe(of, send(of, float(second)), (seen,), float(second) + 0.1)
-    assert of.meters[0].pace == 1.0
-
-
-def test_a_refusal_that_the_headers_announced_takes_nothing_from_what_they_say() -> None:
-    def after(remaining: float) -> bool:
-        of = limiter()
-        reserved = send(of, 0.0)
-        account.observe(of, reserved, (minute("requests", 6_000, 5_000, 10.0),), 0.1)
-        account.observe(of, reserved, (minute("requests", 6_000, remaining, 10.0),), 0.2)
-        account.on_rate_limited(of, reserved, 0.2, 1.0)
-        return of.meters[0].may_surplus
-
-    assert after(0.0)
-    assert not after(4_000.0)
-
-
 # Refusals
 
 
