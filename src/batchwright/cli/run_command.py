@@ -123,16 +123,17 @@ class RunCommand:
 
     def _say_finished(self, manifest: Manifest) -> int:
         found = manifest.summary
+        code = Exit.REQUESTS_FAILED if found["failed"] or found["unanswered"] else Exit.OK
         if self._as_json:
             say_json({**found, "sent": False})
-            return Exit.OK
+            return code
         say(
             f"{self._job.paths[0]} is finished already: {found['completed']:,} of "
             f"{found['total']:,} answered, {found['failed']:,} failed. Nothing was sent."
         )
         if found["failed"] and not self._retry_failed:
             say("--retry-failed runs those that failed again, --restart everything.")
-        return Exit.OK
+        return code
 
     def _say_stopped(self, stopped: Stopped) -> int:
         note(f"{stopped} The same command goes on from here.")

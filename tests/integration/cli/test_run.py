@@ -391,7 +391,9 @@ def test_retry_failed_runs_the_failures_alone_and_keeps_the_other_answers(
     assert [line["custom_id"] for line in read_lines(folder / "out.errors.jsonl")] == ["d"]
     assert calls_of(sandbox) == calls + 3
     assert batchwright("verify", source, "out.jsonl").code == 0
-    assert "4 of 5 answered, 1 failed" in batchwright(*asked).out
+    again = batchwright(*asked)
+    assert (again.code, "4 of 5 answered, 1 failed" in again.out) == (3, True)
+    assert batchwright(*asked, "--json").code == 3
 
 
 def test_a_retry_that_nobody_serves_any_more_keeps_the_answers_that_there_are(
