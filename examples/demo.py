@@ -85,7 +85,7 @@ def show_answers(rows: list[dict[str, Any]], output: Path) -> None:
 
 
 async def promise() -> None:
-    """A crash in between costs nothing."""
+    """A crash in between loses nothing."""
     title(f"Act 2: {REQUESTS:,} requests, and kill -9 in the middle")
     requests = FOLDER / "many.requests.jsonl"
     lines = (chat_line(f"request-{i:04}", "gpt-4o-mini", f"Say {i}.") for i in range(REQUESTS))

@@ -1,6 +1,6 @@
 """Is a batch's result whole? Input, output and error file against each other, line by line.
 
-What must hold (batch API contract, section 3.4, and the promises of the reliability page):
+What must hold (see the promises in docs/reliability.md):
 
 - each request of the input has exactly one result over both files, with its `custom_id` byte for
   byte, and nothing else has one;

@@ -1,6 +1,6 @@
 """The data directory: made private, owned by one process at a time, with its private files.
 
-Rules (reliability page, M10 and section 5.7): the folder is 0700 and files are 0600; a folder that
+Rules: the folder is 0700 and files are 0600; a folder that
 others can write to, or that another user owns, is refused. The lock is advisory (`flock`) and ends
 with its process however that ends; the epochs of the batches fence what a lock cannot, such as
 a copied folder.

@@ -1,6 +1,6 @@
 """Blobs as files in a folder.
 
-Rules (reliability page, M1, M2, M6, M7):
+Rules:
 
 - Acknowledged means synced: file, then name, then every folder up to the root.
 - A blob is written under a hidden name and renamed when it is whole; a dead process's leftovers

@@ -43,7 +43,7 @@ FileId = Annotated[str, typer.Argument(metavar="ID", help="The file.")]
 @app.command("list")
 def list_files(
     *,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first; else 20.")] = 20,
     purpose: Annotated[
         str | None, typer.Option(help="Only those of one purpose: batch, batch_output.")
     ] = None,
@@ -72,7 +72,7 @@ def list_files(
 def upload(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What to upload.")],
     *,
-    purpose: Annotated[str, typer.Option(help="What it is for.")] = "batch",
+    purpose: Annotated[str, typer.Option(help="What it is for; else batch.")] = "batch",
     config: ConfigFile = None,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,

@@ -23,7 +23,7 @@ COLUMNS = ("id", "status", "requests", "failed", "model", "created")
 
 def list_batches(
     *,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first; else 20.")] = 20,
     config: ConfigFile = None,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,

@@ -25,7 +25,8 @@ def run(
             "-o",
             "--output",
             metavar="OUTPUT",
-            help="Where the answers go; its extension says the form. Else beside INPUT.",
+            help="Where the answers go; its extension says the form. Else beside INPUT: "
+            "NAME.answers.csv, or NAME.results.jsonl for batch requests.",
         ),
     ] = None,
     model: Annotated[
@@ -70,7 +71,9 @@ def run(
     ] = False,
     concurrency: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Calls in flight, for every provider."),
+        typer.Option(
+            metavar="N", min=1, help="Calls in flight at each provider, at most; it begins at 50."
+        ),
     ] = None,
     order: Annotated[
         Order,

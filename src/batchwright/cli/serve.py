@@ -59,7 +59,7 @@ def serve(
 
     It says `ready` and the base URL when it takes requests. SIGTERM or Ctrl-C stops it: what is in
     flight may come back, everything else is resumed at the next start. A second Ctrl-C leaves
-    at once, and nothing is lost by that either.
+    at once: what was in flight is sent again, and may be paid for twice.
     """
     flags = {"server.host": host, "server.port": port, "data_dir": data_dir}
     settings = load_config(config, flags=flags, with_providers=not rehearse)

@@ -30,7 +30,7 @@ def submit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Requests in batch form (JSONL).")],
     *,
     window: Annotated[
-        str, typer.Option(metavar="SPAN", help="Time to finish in: 30m, 24h, 7d.")
+        str, typer.Option(metavar="SPAN", help="Time to finish in: 30m, 24h (the default), 7d.")
     ] = "24h",
     description: Annotated[
         str | None, typer.Option(help="Kept on the batch as metadata.description.")

@@ -53,8 +53,8 @@ _WHERE = {
     "batch_options": "BatchProcessor takes them",
     "completion_window": "BatchProcessor takes it",
 }
-# A 429 with one of these codes is cured by money, not by waiting (reliability of limits:
-# platform.openai.com/docs/guides/error-codes).
+# A 429 with one of these codes is cured by money, not by waiting
+# (platform.openai.com/docs/guides/error-codes).
 _NO_MONEY = frozenset(
     {"insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"}
 )

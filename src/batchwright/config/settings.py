@@ -180,7 +180,10 @@ class ModelConfig:
     """`[models."NAME"]`: how one model name is answered."""
 
     routes: tuple[str, ...] = setting(
-        (), read_routes, 'Routes in order of preference, each "provider/model".'
+        (),
+        read_routes,
+        'Where requests for this name go, as "provider/model". The first is taken; the others '
+        "are not yet used where it fails.",
     )
 
 

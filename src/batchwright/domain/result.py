@@ -1,4 +1,4 @@
-"""Results: the one line that each request ends as (batch API contract, section 3.4)."""
+"""Results: the one line that each request ends as."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def _json_string(text: str) -> bytes:
-    """JSON with the line separators escaped on which some clients split (contract, 3.4)."""
+    """JSON with the line separators escaped on which some clients split."""
     encoded = _encode(text)
     if text.isascii():
         return encoded

@@ -1,6 +1,6 @@
 """Spans as a person writes them: `<n>m`, `<n>h` or `<n>d`.
 
-Of completion windows (batch API contract, section 7), and of the age of earlier answers.
+Of completion windows, and of the age of earlier answers.
 """
 
 from __future__ import annotations

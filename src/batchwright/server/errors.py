@@ -1,6 +1,6 @@
 """The one place that turns errors into HTTP answers, always with OpenAI's error body.
 
-`{"error": {"message", "type", "param", "code"}}`, all four keys on each (batch API contract, 1.5).
+`{"error": {"message", "type", "param", "code"}}`, all four keys on each.
 """
 
 from __future__ import annotations

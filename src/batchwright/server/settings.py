@@ -1,4 +1,4 @@
-"""What the server can be told, with its defaults (reliability page, section 5.2)."""
+"""What the server can be told, with its defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what things are to what they look like on the wire, key for key (contract, section 1)."""
+"""From what things are to what they look like on the wire, key for key."""
 
 from __future__ import annotations
 

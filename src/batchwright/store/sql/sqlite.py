@@ -1,6 +1,6 @@
 """Opening the embedded database.
 
-Rules (reliability page, M2, M11, M12):
+Rules:
 
 - WAL with `synchronous=FULL`: a commit that returned survives a power cut.
 - Exactly one connection, see `Database`.
