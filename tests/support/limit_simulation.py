@@ -156,6 +156,7 @@ class Simulation:
         if is_refusal:
             told = reply.headers.get("retry-after-ms")
             told_s = None if told is None else int(told) / 1000
+            account.give_back(limiter, reply.reserved, now)
             account.on_rate_limited(limiter, reply.reserved, now, told_s)
             return
         size = reply.size

@@ -82,6 +82,13 @@ class _Response(_Object, kw_only=True):
     status: str | None = None
 
 
+class _Told(msgspec.Struct):
+    """What tells a usage: an answer, or an event of a streamed one."""
+
+    usage: _Tokens | None = None
+    response: _Object | None = None  # in the events of a response
+
+
 class _State(msgspec.Struct):
     """What a response object says of itself, of whatever type."""
 
@@ -108,6 +115,7 @@ _SHAPES = {
     "/v1/responses": _RESPONSE,
 }
 _FAILED = "failed"
+_decode_told = msgspec.json.Decoder(_Told).decode
 _decode_state = msgspec.json.Decoder(_State).decode
 _WHOLE: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _LF, _CR = b"\n\r"  # as numbers: looked for in bytes they take a tenth of the time
@@ -136,6 +144,18 @@ def check_answer(url: str, body: bytes) -> CheckedAnswer:
     if not is_ascii or _LF in body or _CR in body:
         body = _single_line(body)
     return CheckedAnswer(body, usage)
+
+
+def told_usage(text: bytes) -> Usage:
+    """The usage that an answer, or an event of a streamed one, tells; nothing else is checked.
+
+    `NO_USAGE` where it tells none, or cannot be read.
+    """
+    try:
+        told = _decode_told(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return NO_USAGE
+    return _usage(told.usage if told.response is None else told.response.usage)
 
 
 def says_it_failed(url: str, body: bytes) -> bool:

@@ -7,9 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from batchwright.domain.answers import told_usage
 from batchwright.domain.errors import NotSent, TransportError
-from batchwright.domain.limits import Cost, LimitSeen
+from batchwright.domain.limits import LimitSeen
+from batchwright.domain.usage import Usage
+from batchwright.engine.estimate import estimate, learn
 from batchwright.engine.lane import LiveJob, LiveRun
+from batchwright.engine.live_usage import Overheard
 from batchwright.engine.retry import DONE, decide, said_of
 from batchwright.engine.routing import Route
 from batchwright.engine.runtime import Runtime
@@ -59,6 +63,8 @@ class Gateway:
                     done.set_exception(error)
             else:
                 self._note_live(route, job, answer)
+                if 200 <= answer.status < 300:
+                    _settle(route, job, call, told_usage(answer.body))
                 if not done.cancelled():
                     done.set_result(answer)
             finally:
@@ -86,16 +92,21 @@ class Gateway:
                 await closed.wait()
 
         job = self._queue_live(route, run, call, opened)
+        overheard: Overheard | None = None
         try:
             await opened
             async with route.provider.transport.stream(call) as answer:
                 self._note_live(route, job, Answer(answer.status, answer.headers, b""))
+                if 200 <= answer.status < 300:
+                    answer = overheard = Overheard(answer)
                 yield answer
         except TransportError as error:
             self._note_live(route, job, error)
             raise
         finally:
             closed.set()
+            if overheard is not None:
+                _settle(route, job, call, overheard.usage())
             self._drop_live(job, opened)
 
     def _queue_live(
@@ -107,7 +118,7 @@ class Gateway:
         if reason := route.lane.refuses_live():
             raise NotSent(f"{reason}; nothing was sent.")
         self._asked[asked] = None
-        job = LiveJob(run, Cost(len(call.body) // 4))
+        job = LiveJob(run, estimate(route.tokens, len(call.body)))
         route.lane.submit_live(job)
         return job
 
@@ -124,7 +135,9 @@ class Gateway:
             seen = route.provider.read_limits(outcome.headers, now, is_refusal=is_refusal)
         if decision is DONE:
             lane.note_answer(job, seen, None)
-        elif not decision.rule.stops_credential:
+        elif decision.rule.stops_credential:
+            lane.give_back(job)
+        else:
             lane.note_failure(job, decision, seen, said_of(outcome))
 
     def _drop_live(self, job: LiveJob, asked: asyncio.Future[Any]) -> None:
@@ -136,3 +149,14 @@ class Gateway:
         """Whether the client of a live call, whose turn it is now, waits no more."""
         self._asked.pop(asked, None)
         return asked.done()
+
+
+def _settle(route: Route, job: LiveJob, call: Call, usage: Usage) -> None:
+    """Put what an answer used in the place of what was expected. Where it does not tell, that is
+    what such answers have used lately."""
+    size_bytes = len(call.body)
+    if usage.input_tokens > 0:
+        learn(route.tokens, size_bytes, usage)
+        route.lane.settle(job, usage)
+    else:
+        route.lane.settle(job, estimate(route.tokens, size_bytes))

@@ -211,6 +211,8 @@ class Lane:
     ) -> None:
         """The call failed. `said` tells an operator how, short and without data."""
         rule, told_s = decision.rule, decision.stops_lane_s or None
+        if not rule.may_be_paid:
+            self.give_back(job)
         if rule.stops_credential:
             if job.reserved is not None:
                 limits_of.on_lost(self._limiter, job.reserved)
@@ -229,6 +231,16 @@ class Lane:
             else:
                 limits_of.on_overload(limiter, job.reserved, now, told_s)
                 self._note_trouble(f"{self.name} does not answer: {said}", is_told=bool(told_s))
+
+    def settle(self, job: Job, used: Tokens) -> None:
+        """What a call used became known after its end was noted."""
+        if job.reserved is not None:
+            limits_of.settle(self._limiter, job.reserved, used, self._runtime.monotonic())
+
+    def give_back(self, job: Job) -> None:
+        """The call has used no tokens: the provider refused it, or never had it."""
+        if job.reserved is not None:
+            limits_of.give_back(self._limiter, job.reserved, self._runtime.monotonic())
 
     def _note_trouble(self, reason: str, *, is_told: bool) -> None:
         self._troubles += 0 if is_told else 1

@@ -12,8 +12,8 @@ No wait is ever longer than an hour.
 
 The way of a call: `delay_s`, then `reserve` when it is 0; at the end one of `on_answer` (any status
 that is no refusal), `on_rate_limited` (429) and `on_overload` (503, a timeout, no connection);
-`observe` with the limits in the headers, `settle` with the tokens used. What was reserved is
-handed to all of them.
+`observe` with the limits in the headers; `settle` with the tokens used, or `give_back` where it
+used none. What was reserved is handed to all of them.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ __all__ = [
     "Reservation",
     "binding",
     "delay_s",
+    "give_back",
     "observe",
     "on_answer",
     "on_lost",
@@ -61,6 +62,9 @@ BOUND_FOR_S = 5.0  # how long what last bound is said to bind
 What = Literal[
     "wait", "requests", "tokens", "input_tokens", "output_tokens", "cap", "concurrency", "capacity"
 ]
+
+
+_NOTHING = Cost()
 
 
 class Reservation(msgspec.Struct, frozen=True, gc=False):
@@ -206,14 +210,23 @@ def settle(limiter: Limiter, reserved: Reservation, used: Tokens, now: float) ->
     Nothing is corrected where the answer reports none, or where the headers show that the provider
     keeps its reservation.
     """
-    if not limiter.meters or used.input_tokens <= 0 or used.output_tokens < 0:
-        return
-    limiter.input_corrected += used.input_tokens - reserved.cost.input_tokens
-    limiter.output_corrected += used.output_tokens - reserved.cost.output_tokens
+    if limiter.meters and used.input_tokens > 0 and used.output_tokens >= 0:
+        _correct(limiter, reserved, used, now)
+
+
+def give_back(limiter: Limiter, reserved: Reservation, now: float) -> None:
+    """The call used no tokens; it still was a request."""
+    if limiter.meters:
+        _correct(limiter, reserved, _NOTHING, now)
+
+
+def _correct(limiter: Limiter, reserved: Reservation, used: Tokens, now: float) -> None:
+    expected = reserved.cost
+    limiter.input_corrected += used.input_tokens - expected.input_tokens
+    limiter.output_corrected += used.output_tokens - expected.output_tokens
     for meter in limiter.meters:
         if meter.kind != "requests":
-            difference = amount_of(meter.kind, used) - amount_of(meter.kind, reserved.cost)
-            meters.settle(meter, difference, now)
+            meters.settle(meter, amount_of(meter.kind, expected), amount_of(meter.kind, used), now)
 
 
 def observe(
@@ -234,10 +247,14 @@ def observe(
 def on_rate_limited(
     limiter: Limiter, reserved: Reservation, now: float, told_s: float | None
 ) -> None:
-    """A call was answered 429; `told_s` is what `retry-after` asks for, None where it is silent."""
+    """A call was answered 429; `told_s` is what `retry-after` asks for, None where it is silent.
+
+    So it was no request either; its tokens are for `give_back`.
+    """
     for meter in limiter.meters:
         meters.refuse(meter)
-        meters.settle(meter, -amount_of(meter.kind, reserved.cost), now)
+        if meter.kind == "requests":
+            meters.settle(meter, 1, 0, now)
     inflight.note_lost(limiter.concurrency, reserved.at)
     if told_s is None or not told_s > 0:
         is_paced = any(not meter.is_allowance for meter in limiter.meters)

@@ -124,21 +124,29 @@ def delay_s(meter: Meter, amount: float, now: float) -> float:
 
 def use(meter: Meter, amount: float, now: float) -> None:
     """Count `amount` as sent."""
-    if meter.is_allowance:
-        _use_allowance(meter, amount * meter.weight, now)
-    else:
-        take(meter.bucket, amount * meter.weight, now)
+    _take(meter, _expected(meter, amount), now)
 
 
-def settle(meter: Meter, difference: float, now: float) -> None:
-    """Correct what was counted at first, unless the provider keeps its first count."""
-    if meter.is_kept or not difference:
-        return
-    difference *= meter.weight
+def settle(meter: Meter, expected: float, used: float, now: float) -> None:
+    """Count what was really used in the place of what was expected, unless the provider keeps its
+    first count."""
+    if used != expected and not meter.is_kept:
+        _take(meter, used * meter.weight - _expected(meter, expected), now)
+
+
+def _expected(meter: Meter, amount: float) -> float:
+    """What a call counts for at first: at most the whole limit, or it would never be let in."""
+    amount *= meter.weight
+    if amount > 1 and meter.limit is not None:
+        return min(amount, meter.limit)
+    return amount
+
+
+def _take(meter: Meter, amount: float, now: float) -> None:
     if meter.is_allowance:
-        _use_allowance(meter, difference, now)
+        _use_allowance(meter, amount, now)
     else:
-        take(meter.bucket, difference, now)
+        take(meter.bucket, amount, now)
 
 
 # Headers

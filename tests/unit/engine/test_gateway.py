@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
 
 import pytest
 
-from batchwright.domain.errors import Ambiguous, NotSent
+from batchwright.domain.errors import Ambiguous, NotSent, TransportError
 from batchwright.engine.engine import Engine
 from batchwright.engine.lane import LaneLimits
+from batchwright.engine.limiter import Declared
 from batchwright.engine.routing import Route
-from batchwright.providers.base import Answer, Call
-from simulation import World, chat_lines, simulate
+from batchwright.providers.base import Answer, Call, StreamedAnswer
+from simulation import ScriptedNetwork, World, chat_lines, simulate
 
 BODY = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}'
 
@@ -86,3 +90,111 @@ def test_at_a_stop_a_live_call_under_way_is_answered_and_one_that_waits_is_refus
         assert world.network.ledger == ["0"]
 
     simulate(stopped())
+
+
+# What a live call takes of a token limit
+
+IMAGE = 1_300_000 * b"x"  # no text: far fewer tokens than a quarter of its bytes
+USAGE = b'"usage":{"prompt_tokens":900,"completion_tokens":100}'
+EVENTS = (
+    b'data: {"choices":[{"delta":{"content":"hi"}}],"usage":null}\n\n',
+    b'data: {"choices":[],"usa',  # an event may come in pieces
+    b'ge":{"prompt_tokens":900,"completion_tokens":100}}\n\ndata: [DONE]\n\n',
+)
+
+
+class OneReply(ScriptedNetwork):
+    """It answers every call alike, after a second."""
+
+    def __init__(self, status: int, *chunks: bytes, failure: TransportError | None = None) -> None:
+        super().__init__(Random(1))
+        self.status = status
+        self.headers: dict[str, str] = {}
+        self._chunks = chunks
+        self._failure = failure
+
+    async def send(self, call: Call) -> Answer:
+        await asyncio.sleep(1)
+        if self._failure is not None:
+            raise self._failure
+        return Answer(self.status, {}, b"".join(self._chunks))
+
+    @asynccontextmanager
+    async def stream(self, call: Call) -> AsyncIterator[StreamedAnswer]:
+        await asyncio.sleep(1)
+        if self._failure is not None:
+            raise self._failure
+        yield self
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        for chunk in self._chunks:
+            yield chunk
+
+
+async def booted(network: ScriptedNetwork) -> Engine:
+    world = World(5, limits=LaneLimits(declared=Declared(tokens_per_minute=30_000)))
+    world.network = network
+    return await world.boot()
+
+
+async def call_once(engine: Engine, content: bytes, *, is_streamed: bool) -> None:
+    try:
+        if not is_streamed:
+            await engine.gateway.call(*asked(engine, content))
+            return
+        async with engine.gateway.stream(*asked(engine, content)) as answer:
+            assert b"".join([chunk async for chunk in answer.chunks()])
+    except TransportError:
+        pass
+
+
+async def wait_after(network: ScriptedNetwork, *, is_streamed: bool) -> float:
+    """How long a small call takes, latency and all, after one with an image."""
+    engine = await booted(network)
+    await call_once(engine, IMAGE, is_streamed=is_streamed)
+    began_at = asyncio.get_running_loop().time()
+    await call_once(engine, b"small", is_streamed=False)
+    return asyncio.get_running_loop().time() - began_at
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize(
+    "network",
+    [
+        OneReply(200, b'{"choices":[],', USAGE, b"}"),
+        OneReply(400, b'{"error":{"message":"no"}}'),
+        OneReply(401, b'{"error":{"message":"no"}}'),
+        OneReply(500, b"oops"),
+        OneReply(0, failure=NotSent("no connection")),
+    ],
+    ids=["answered", "refused", "key", "failed", "not sent"],
+)
+def test_a_live_call_gives_back_the_tokens_that_it_did_not_use(
+    network: OneReply, is_streamed: bool
+) -> None:
+    assert simulate(wait_after(network, is_streamed=is_streamed)) < 5
+
+
+def test_a_streamed_call_uses_what_its_last_event_tells() -> None:
+    assert simulate(wait_after(OneReply(200, *EVENTS), is_streamed=True)) < 5
+
+
+def test_a_live_call_that_tells_no_usage_holds_the_others_back_for_a_minute_at_most() -> None:
+    network = OneReply(200, b'{"choices":[]}')
+    assert simulate(wait_after(network, is_streamed=True)) < 62
+
+
+def test_live_calls_are_estimated_by_what_earlier_ones_have_used() -> None:
+    async def estimated() -> None:
+        engine = await booted(OneReply(200, b'{"choices":[],', USAGE, b"}"))
+        for _ in range(3):
+            await call_once(engine, IMAGE, is_streamed=False)
+        network = engine.router.find("m").provider.transport
+        assert isinstance(network, OneReply)
+        network._chunks = (b'{"choices":[]}',)  # it says no more what was used
+        began_at = asyncio.get_running_loop().time()
+        for _ in range(5):
+            await call_once(engine, IMAGE, is_streamed=False)
+        assert asyncio.get_running_loop().time() - began_at < 5 * 1_000 / 500 + 5
+
+    simulate(estimated())

@@ -572,3 +572,22 @@ def test_refusals_in_a_round_do_not_freeze_the_concurrency() -> None:
         assert lane.allowed_in_flight == 400
 
     simulate(history())
+
+
+@pytest.mark.parametrize(
+    ("status", "gives_back"), [(400, True), (401, True), (429, True), (503, True), (504, False)]
+)
+def test_a_call_that_failed_gives_its_tokens_back_unless_it_may_be_paid(
+    status: int, gives_back: bool
+) -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=5, tokens_per_minute=6_000.0)
+        lane = work.lane
+        large = work.job("large", tokens=3_000, then=lambda job: failed(lane, job, status))
+        lane.submit_live(large)
+        await asyncio.sleep(1.5)
+        assert work.ended == 1
+        owed_s = limits_of.delay_s(lane._limiter, Cost(1, 0), work.runtime.monotonic())
+        assert (owed_s < 2) == gives_back
+
+    simulate(history())

@@ -114,6 +114,21 @@ def test_a_usage_of_nothing_or_less_corrects_nothing(used: Cost) -> None:
     assert account.delay_s(of, COST, 0.0) == before
 
 
+def test_a_call_that_used_nothing_gives_its_tokens_back_but_was_a_request() -> None:
+    of = limiter(Declared(tokens_per_minute=60_000, requests_per_minute=60))
+    account.delay_s(of, COST, 0.0)
+    account.give_back(of, send(of, 0.0, Cost(5_000, 0)), 0.5)
+    assert account.delay_s(of, COST, 0.5) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_call_counts_for_the_whole_limit_at_most_until_its_usage_is_known() -> None:
+    of = limiter(Declared(tokens_per_minute=60_000))
+    reserved = send(of, 0.0, Cost(1_000_000, 0))
+    assert account.delay_s(of, COST, 0.0) == pytest.approx(60, abs=1)
+    account.settle(of, reserved, Cost(2_000, 0), 0.0)
+    assert account.delay_s(of, COST, 0.0) == pytest.approx(2, abs=0.2)
+
+
 # Headers
 
 

@@ -88,7 +88,7 @@ def test_what_was_not_used_is_given_back_unless_the_provider_keeps_it() -> None:
         meter = meters.declare("tokens", MINUTE_S, 60_000, 0.0)
         meter.is_weighed, meter.weight = True, weight
         meters.use(meter, 1_000, 1.0)
-        meters.settle(meter, -900, 1.0)
+        meters.settle(meter, 1_000, 100, 1.0)
         return meters.delay_s(meter, 100, 1.0)
 
     assert wait_after(weight=1.0) == 0
@@ -97,7 +97,7 @@ def test_what_was_not_used_is_given_back_unless_the_provider_keeps_it() -> None:
 
 def test_a_debt_of_more_than_an_hour_is_let_go_down_to_an_hour() -> None:
     meter = meters.declare("tokens", MINUTE_S, 60_000, 0.0)
-    meters.settle(meter, 1e15, 1.0)
+    meters.settle(meter, 1, 1e15, 1.0)
     assert meters.delay_s(meter, 1, 1.0) == 3_600
     assert meters.delay_s(meter, 1, 3_601.5) == 0
 
@@ -255,5 +255,5 @@ def test_tokens_that_were_not_used_go_back_to_an_allowance() -> None:
     meter = meters.declare("tokens", DAY_S, 1_000, 0.0)
     meters.use(meter, 1_000, 0.0)
     assert meters.delay_s(meter, 100, 0.0) > 0
-    meters.settle(meter, -400, 1.0)
+    meters.settle(meter, 1_000, 600, 1.0)
     assert amount_sent(meter, 1.0, 2.0, each=100.0) == 400
