@@ -3,7 +3,7 @@
 Plain functions over explicit state and a given clock (monotonic seconds). Four parts decide, and
 the one that asks for the longest wait binds:
 
-- known limits (`meter`): declared in the configuration or taught by headers;
+- known limits (`meter`): those declared in the configuration, and those told by headers;
 - an unknown limit (`learning`): learned from refusals that say nothing;
 - a wait that the provider asked for;
 - how many calls may be in flight (`concurrency`).
@@ -236,7 +236,7 @@ def observe(
     for limit in seen:
         meter = _meter(limiter, limit)
         if meter is not None:
-            if meter.taught is not None and (limit.limit or 0) > 1.05 * meter.taught:
+            if meter.limit is not None and (limit.limit or 0) > 1.05 * meter.limit:
                 learning.forget(limiter.learned, now)  # the limit has grown: it says so
             sent = _sent(limit.kind, reserved)
             unseen = _sent(limit.kind, limiter) - sent
@@ -304,7 +304,7 @@ def _corrected(kind: Kind, limiter: Limiter) -> int:
 def _meter(limiter: Limiter, seen: LimitSeen) -> Meter | None:
     """The meter of a limit that was seen; made at its first sight."""
     for meter in limiter.meters:
-        if meter.kind == seen.kind and meter.span_s == seen.span_s:
+        if not meter.is_own and meter.kind == seen.kind and meter.span_s == seen.span_s:
             return meter
     if seen.limit is None or seen.limit < 1 or len(limiter.meters) >= METERS_MAX:
         return None
@@ -312,7 +312,7 @@ def _meter(limiter: Limiter, seen: LimitSeen) -> Meter | None:
     limiter.meters = [
         meter
         for meter in limiter.meters
-        if meter.declared or meter.kind != seen.kind or meter.taught != seen.limit
+        if meter.is_own or meter.kind != seen.kind or meter.limit != seen.limit
     ]
     meter = Meter(seen.kind, seen.span_s)
     limiter.meters.append(meter)
@@ -337,14 +337,19 @@ def binding(limiter: Limiter, now: float, in_flight: int = 0) -> Binding | None:
 
 def _of_meter(meter: Meter, now: float) -> Binding:
     what = meter.kind.replace("_", " ")
-    is_own = meter.declared is not None and meter.declared == meter.limit
     figures = f"{meter.limit or 0:,.0f} {what} per {_span(meter.span_s)}"
-    message = f"the configured cap of {figures}" if is_own else f"the provider's limit of {figures}"
+    whose = "the configured cap" if meter.is_own else "the provider's limit"
+    message = f"{whose} of {figures}"
     if meter.remaining is not None:
         message += f", {meter.remaining:,.0f} left"
     wait = meters.delay_s(meter, 1, now)
     return Binding(
-        "cap" if is_own else meter.kind, message, meter.limit, meter.span_s, meter.remaining, wait
+        "cap" if meter.is_own else meter.kind,
+        message,
+        meter.limit,
+        meter.span_s,
+        meter.remaining,
+        wait,
     )
 
 

@@ -1,4 +1,4 @@
-"""One known limit: declared in the configuration or taught by headers.
+"""One known limit: a cap of our own, or one that the provider told in its headers.
 
 - Limits per second or minute are *paced*: a bucket whose burst is a quarter second of the rate.
   Where headers also say what remains and when it resets, the pace follows them: a window that
@@ -45,8 +45,8 @@ class Meter:
 
     kind: Kind
     span_s: float
-    declared: float | None = None  # per span; our own cap
-    taught: float | None = None
+    limit: float | None = None  # per span; None until it is told
+    is_own: bool = False  # a cap of the configuration: headers do not touch it
     bucket: Bucket = field(default_factory=lambda: Bucket(1.0, 1.0, 0.0, 0.0))
     weight: float = 1.0  # the provider's units for one of ours
     is_weighed: bool = False
@@ -68,13 +68,6 @@ class Meter:
     left_until: float = 0.0
 
     @property
-    def limit(self) -> float | None:
-        """What holds: the smaller of the declared and the taught amount, per span."""
-        if self.declared is None or self.taught is None:
-            return self.taught if self.declared is None else self.declared
-        return min(self.declared, self.taught)
-
-    @property
     def rate_per_s(self) -> float:
         return (self.limit or 0.0) / self.span_s
 
@@ -94,7 +87,7 @@ class Meter:
 
 def declare(kind: Kind, span_s: float, amount: float, now: float) -> Meter:
     """A limit of the configuration; `amount` is more than 0."""
-    meter = Meter(kind, span_s, declared=amount)
+    meter = Meter(kind, span_s, limit=amount, is_own=True)
     meter.bucket.at = now
     _set_pace(meter, now)
     meter.bucket.level = 1.0
@@ -160,7 +153,7 @@ def see(
     `sent` is all that was ever sent up to that call, which went out at `sent_at`; `unseen` is what
     was sent after it.
     """
-    if seen.limit is not None and seen.limit >= 1 and seen.limit != meter.taught:
+    if seen.limit is not None and seen.limit >= 1 and seen.limit != meter.limit:
         _teach(meter, seen.limit, now)
     if seen.remaining is None or meter.limit is None:
         return
@@ -196,13 +189,13 @@ def refuse(meter: Meter) -> None:
 
 
 def _teach(meter: Meter, limit: float, now: float) -> None:
-    if meter.taught is not None:
+    if meter.limit is None:
+        meter.bucket.at = now
+    else:
         meter.remaining_max = 0.0
         meter.samples.clear()
         meter.pace = 1.0
-    elif meter.declared is None:
-        meter.bucket.at = now
-    meter.taught = limit
+    meter.limit = limit
     if not meter.is_allowance:
         _set_pace(meter, now)
 
@@ -251,7 +244,7 @@ def _weigh(meter: Meter, remaining: float, sent: float, sent_at: float) -> None:
     if _refills_evenly(meter):
         if remaining > 0.97 * meter.remaining_max:
             return  # full: it is unknown how much would have come back
-        fell += (sent_at - then) * (meter.taught or 0.0) / meter.span_s
+        fell += (sent_at - then) * meter.rate_per_s
     elif not _refills_at_once(meter, sent_at):
         sent_then = _sent_until(meter, sent_at - meter.span_s)
         fell = (meter.limit or 0.0) - remaining  # a sliding window holds what its span took
@@ -302,7 +295,7 @@ def _follow(
     """Set the pace from what remains, as it was said `age_s` ago."""
     rate = meter.rate_per_s
     age_s = min(age_s, STALE_S)
-    most = SURPLUS if meter.may_surplus and meter.declared is None else 1.0
+    most = SURPLUS if meter.may_surplus else 1.0
     if meter.is_fixed and reset_s is not None:
         left_s = min(reset_s, meter.span_s) - age_s
         meter.pace_until = now + max(left_s, 0.0)
@@ -330,13 +323,13 @@ def _allowance_delay_s(meter: Meter, amount: float, now: float) -> float:
             return min(meter.left_until - now, WAIT_S_MAX)
     else:
         meter.left = None
-    if meter.declared is None:
+    if not meter.is_own or meter.limit is None:
         return 0.0
     slot_s = meter.span_s / SLOTS_PER_SPAN
     while meter.used and (meter.used[0][0] + 1) * slot_s + meter.span_s <= now:
         meter.used.popleft()
     used = sum(slot[1] for slot in meter.used)
-    if used + min(amount, meter.declared) <= meter.declared:
+    if used + min(amount, meter.limit) <= meter.limit:
         return 0.0
     return min(max((meter.used[0][0] + 1) * slot_s + meter.span_s - now, 0.001), WAIT_S_MAX)
 

@@ -138,10 +138,13 @@ def test_the_headers_of_the_first_answer_set_the_pace() -> None:
     assert len(send_all(of, 0.1, 60.1)) <= 600 + 10
 
 
-def test_our_own_cap_holds_where_the_provider_allows_more() -> None:
-    of = limiter(Declared(requests_per_minute=60))
-    account.observe(of, send(of, 0.0), (minute("requests", 6_000, 5_999, 0.01),), 0.1)
-    assert len(send_all(of, 0.1, 60.1)) <= 61
+@pytest.mark.parametrize(("told", "holds"), [(6_000, 600), (300, 300), (900, 600)])
+def test_the_smaller_of_our_own_cap_and_what_the_provider_says_holds(
+    told: float, holds: int
+) -> None:
+    of = limiter(Declared(requests_per_minute=600))
+    account.observe(of, send(of, 0.0), (minute("requests", told, told / 2),), 0.1)
+    assert 0.98 * holds <= len(send_all(of, 0.1, 60.1)) <= holds + 10
 
 
 def test_a_window_that_is_used_up_is_waited_for() -> None:
@@ -234,7 +237,7 @@ def test_what_is_owed_to_our_own_cap_is_still_owed_after_a_window_that_was_nearl
         account.observe(of, send(of, now, Cost(10, 0)), (seen,), now)
     large = send(of, 30.0, Cost(40_000, 0))  # 40 s of the cap
     account.observe(of, large, (minute("tokens", 100_000, 10, 30.0),), 30.0)
-    assert account.delay_s(of, COST, 30.0) == pytest.approx(30.0, abs=0.1)
+    assert account.delay_s(of, COST, 30.0) == pytest.approx(40.0, abs=0.5)
     assert account.delay_s(of, COST, 60.1) > 9
 
 

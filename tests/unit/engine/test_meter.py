@@ -60,14 +60,6 @@ def test_a_declared_limit_starts_with_one_call_and_keeps_just_below_its_rate() -
     assert amount_sent(meter, 0.001, 60.0) == pytest.approx(0.995 * 6_000, rel=0.001)
 
 
-def test_the_smaller_of_the_cap_and_what_the_provider_says_holds() -> None:
-    meter = meters.declare("requests", MINUTE_S, 600, 0.0)
-    for limit, holds in ((6_000.0, 600), (300.0, 300), (900.0, 600)):
-        seen = LimitSeen("requests", MINUTE_S, limit)
-        meters.see(meter, seen, sent=1, unseen=0, sent_at=0.0, now=0.1)
-        assert meter.limit == holds
-
-
 @pytest.mark.parametrize("limit", [0.0, 0.5])
 def test_a_limit_below_one_is_not_believed(limit: float) -> None:
     meter = Meter("requests", MINUTE_S)
