@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from batchwright.engine import probing, settling, window
 from batchwright.engine.bucket import take
-from batchwright.engine.learned import FEW, PROBE_S, SLOT_S, WAIT_S_MAX, Learned, Mode
+from batchwright.engine.learned import FEW, PROBE_S, SLOT_S, WAIT_S_MAX, Learned, Mode, Window
 
 RECENT_S = 3.0  # what "the last seconds" are
 MEMORY_S = 60.0  # how far back a first window can have begun
@@ -31,9 +31,8 @@ def forget(learned: Learned, now: float) -> None:
     """Start anew: nothing is held back until something is refused again."""
     accepted = learned.answers.accepted
     learned.mode = Mode.FREE
-    learned.window.began_at = learned.opened_at = now
-    learned.window.accepted_before = learned.accepted_at_opening = accepted
-    learned.window.span_s = 0.0
+    learned.window = Window(began_at=now, accepted_before=accepted)
+    learned.opened_at, learned.accepted_at_opening = now, accepted
     learned.settling.is_rated = False
     learned.answers.row = 0
 

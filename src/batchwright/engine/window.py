@@ -28,11 +28,12 @@ BEYOND_SHARE = 0.125  # or of those beyond it that were let in
 def start(learned: Learned, now: float) -> None:
     """From one opening to the next the limit accepted so much, at such a speed."""
     window, probing = learned.window, learned.probing
-    window.before = replace(window, before=None, is_vain=False)
+    window.before = replace(window, before=None)
     window.silent_at = probing.silent_at
     let_in = learned.answers.accepted - probing.passed
     if not window.is_vain:
         _measure(learned, let_in)
+    window.is_vain = False
     learned.mode = Mode.WINDOWED
     _open(learned, now)
     window.began_at = probing.open_at

@@ -118,3 +118,35 @@ def test_an_amount_is_still_known_after_an_idle_hour_that_ended_with_a_refusal(
     drive(learned, upstream, opens_at - silence_s, opens_at + 30.0)
     assert learned.rate_per_s == pytest.approx(1_000 / 60, rel=0.1)
     assert upstream.by_window[65] >= 500
+
+
+def refused_by_the_clock() -> tuple[Learned, FixedWindow]:
+    """An amount is known, and a window that the clock opened was refused, 20 s too early."""
+    learned, upstream = Learned.start(0.0), FixedWindow(1_000)
+    drive(learned, upstream, 0.0, 130.0)
+    learning.note_sent(learned, 200.0)
+    for now in (200.0, 261.0, 322.0):
+        assert learning.delay_s(learned, now) == 0
+        learning.note_sent(learned, now)
+        learning.note_accepted(learned, now, now + LATENCY_S)
+    upstream.by_window[6] = 1_000  # somebody else has used it up
+    drive(learned, upstream, 400.0, 430.0)
+    return learned, upstream
+
+
+def test_a_lowered_amount_is_learned_after_a_window_that_the_clock_opened_was_refused() -> None:
+    learned, upstream = refused_by_the_clock()
+    upstream.amount = 300
+    drive(learned, upstream, 430.0, 720.0)
+    refused = upstream.refused
+    drive(learned, upstream, 720.0, 1_020.0)
+    assert learned.rate_per_s == pytest.approx(300 / 60, rel=0.05)
+    assert [upstream.by_window[number] for number in range(13, 17)] == [300] * 4
+    assert upstream.refused - refused <= 5 * 0.03 * 300
+
+
+def test_nothing_of_a_window_is_kept_where_all_is_forgotten() -> None:
+    learned, upstream = refused_by_the_clock()
+    learning.forget(learned, 430.0)
+    drive(learned, upstream, 430.0, 720.0)
+    assert [upstream.by_window[number] for number in (9, 10, 11)] == [1_000] * 3
