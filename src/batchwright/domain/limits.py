@@ -39,3 +39,4 @@ class LimitSeen(msgspec.Struct, frozen=True, gc=False):
     limit: float | None = None
     remaining: float | None = None
     reset_s: float | None = None  # until the whole limit is there again
+    header: str = ""  # that told it: one whose `span_s` changes is still the same limit

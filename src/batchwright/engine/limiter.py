@@ -166,7 +166,11 @@ def delay_s(limiter: Limiter, cost: Cost, now: float) -> float:
     for meter in limiter.meters:
         meter_wait = meters.delay_s(meter, amount_of(meter.kind, cost), now)
         if meter_wait > max(wait, 0.0):
-            wait, bound = meter_wait, meter
+            meter_wait = min(meter_wait, meters.believed_s(meter, now))
+            if meter_wait == 0:
+                _forget(limiter, meter)
+            if meter_wait > max(wait, 0.0):
+                wait, bound = meter_wait, meter
     if wait <= 0:
         return 0.0
     limiter.bound_by, limiter.bound_at = bound, now
@@ -200,6 +204,8 @@ def amount_of(kind: Kind, cost: Tokens) -> int:
 
 def on_answer(limiter: Limiter, reserved: Reservation, now: float) -> None:
     """A call was answered, with any status but a refusal or an overload."""
+    for meter in limiter.meters:
+        meter.answered_at = now
     learning.note_accepted(limiter.learned, reserved.at, now)
     inflight.note_answer(limiter.concurrency, reserved.at, now)
 
@@ -253,7 +259,8 @@ def on_rate_limited(
     """
     for meter in limiter.meters:
         meters.refuse(meter)
-        if meter.kind == "requests":
+        # What is left of a day its own headers have just told.
+        if meter.kind == "requests" and not (meter.is_allowance and meter.told_at == now):
             meters.settle(meter, 1, 0, now)
     inflight.note_lost(limiter.concurrency, reserved.at)
     if told_s is None or not told_s > 0:
@@ -308,15 +315,17 @@ def _meter(limiter: Limiter, seen: LimitSeen) -> Meter | None:
             return meter
     if seen.limit is None or seen.limit < 1 or len(limiter.meters) >= METERS_MAX:
         return None
-    # The same amount per another span: it was taken for one per minute until its reset told.
-    limiter.meters = [
-        meter
-        for meter in limiter.meters
-        if meter.is_own or meter.kind != seen.kind or meter.limit != seen.limit
-    ]
-    meter = Meter(seen.kind, seen.span_s)
+    # The same header with another span: it was taken for one per minute until its reset told.
+    for meter in limiter.meters:
+        if not meter.is_own and (meter.kind, meter.header) == (seen.kind, seen.header):
+            _forget(limiter, meter)
+    meter = Meter(seen.kind, seen.span_s, header=seen.header)
     limiter.meters.append(meter)
     return meter
+
+
+def _forget(limiter: Limiter, gone: Meter) -> None:
+    limiter.meters = [meter for meter in limiter.meters if meter is not gone]
 
 
 # What holds it back

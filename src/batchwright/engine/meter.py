@@ -37,6 +37,8 @@ KEPT_WEIGHT = 1.3  # a provider that counts so much more than is used keeps rese
 SCARCE = 0.004  # share of the most ever left, below which it slows down
 TURN_S = 2.0  # between two looks at where the window ends
 SLOTS_PER_SPAN = 96
+BELIEVED_S = 180.0  # a told limit that the answers since do not repeat
+READ_WITHIN_S = 1.0  # the headers of an answer that comes later have been looked at
 
 
 @dataclass(slots=True)
@@ -47,6 +49,9 @@ class Meter:
     span_s: float
     limit: float | None = None  # per span; None until it is told
     is_own: bool = False  # a cap of the configuration: headers do not touch it
+    header: str = ""  # that told it
+    told_at: float = 0.0  # by the last answer that did
+    answered_at: float = 0.0  # a call was, well or not
     bucket: Bucket = field(default_factory=lambda: Bucket(1.0, 1.0, 0.0, 0.0))
     weight: float = 1.0  # the provider's units for one of ours
     is_weighed: bool = False
@@ -142,6 +147,13 @@ def _take(meter: Meter, amount: float, now: float) -> None:
         take(meter.bucket, amount, now)
 
 
+def believed_s(meter: Meter, now: float) -> float:
+    """Seconds for which a told limit holds if no answer confirms it; 0 if it does no more."""
+    if meter.is_own or meter.answered_at <= meter.told_at + READ_WITHIN_S:
+        return math.inf
+    return max(meter.told_at + BELIEVED_S - now, 0.0)
+
+
 # Headers
 
 
@@ -153,6 +165,7 @@ def see(
     `sent` is all that was ever sent up to that call, which went out at `sent_at`; `unseen` is what
     was sent after it.
     """
+    meter.told_at = now
     if seen.limit is not None and seen.limit >= 1 and seen.limit != meter.limit:
         _teach(meter, seen.limit, now)
     if seen.remaining is None or meter.limit is None:

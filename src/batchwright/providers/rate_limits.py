@@ -27,6 +27,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from batchwright.domain.limits import DAY_S, HOUR_S, MINUTE_S, SECOND_S, Kind, LimitSeen
 
 READ_EVERY_S = 0.05  # of an account that sends limits; between, its answers cost nothing
@@ -102,7 +104,8 @@ class RateLimitReader:
         self._names: tuple[_Names, ...] = ()
         self._looks = 0
         self._next_at = -math.inf
-        self._long: dict[str, float] = {}  # limits that turned out to be per hour or day
+        # Limits that turned out to be per hour or day: the span, and when a reset last said so.
+        self._long: dict[str, tuple[float, float]] = {}
 
     def read(
         self, headers: Mapping[str, str], now_s: float, *, is_refusal: bool = False
@@ -129,19 +132,22 @@ class RateLimitReader:
         if limit is None and remaining is None:
             return None
         reset_s = _reset_s(headers.get(names.reset), now_s)
-        span_s = names.span_s or self._span_s(names, limit, remaining, reset_s)
-        return LimitSeen(names.kind, span_s, limit, remaining, reset_s)
+        seen = LimitSeen(names.kind, names.span_s, limit, remaining, reset_s, names.limit)
+        return seen if seen.span_s else replace(seen, span_s=self._span_s(names, seen, now_s))
 
-    def _span_s(
-        self, names: _Names, limit: float | None, remaining: float | None, reset_s: float | None
-    ) -> float:
-        """Per minute, unless the reset is further off; for the bare names per second."""
+    def _span_s(self, names: _Names, seen: LimitSeen, now_s: float) -> float:
+        """Per minute, unless resets are further off; for the bare names per second."""
+        reset_s = seen.reset_s
         if reset_s is not None and reset_s > _MINUTE_AT_MOST_S:
-            self._long[names.limit] = _long_span_s(limit, remaining, reset_s)
-        short_s = MINUTE_S
-        if names in _BARE and (reset_s is None or reset_s <= 2 * SECOND_S):
-            short_s = SECOND_S
-        return self._long.get(names.limit, short_s)
+            self._long[seen.header] = _long_span_s(seen.limit, seen.remaining, reset_s), now_s
+        if (long := self._long.get(seen.header)) is not None:
+            span_s, said_at = long
+            # The resets of a window that ends in a moment are as short, but not for long.
+            if now_s - said_at <= _MINUTE_AT_MOST_S or not _fits_a_minute(seen):
+                return span_s
+            del self._long[seen.header]
+        is_bare = names in _BARE and (reset_s is None or reset_s <= 2 * SECOND_S)
+        return SECOND_S if is_bare else MINUTE_S
 
 
 def _sent(headers: Mapping[str, str]) -> tuple[_Names, ...]:
@@ -157,6 +163,14 @@ def _long_span_s(limit: float | None, remaining: float | None, reset_s: float) -
     if reset_s <= HOUR_S and limit and remaining is not None and limit > remaining:
         return DAY_S if reset_s * limit / (limit - remaining) > DAY_S / 4 else HOUR_S
     return DAY_S
+
+
+def _fits_a_minute(seen: LimitSeen) -> bool:
+    """Whether what is used of a limit comes back sooner than that of an hour or a day would."""
+    if seen.limit is None or seen.remaining is None or seen.reset_s is None:
+        return False
+    used = seen.limit - seen.remaining
+    return used > 0 and seen.reset_s * seen.limit <= _MINUTE_AT_MOST_S * used
 
 
 def _number(text: str | None) -> float | None:

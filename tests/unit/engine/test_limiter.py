@@ -177,6 +177,69 @@ def test_a_limit_taken_for_one_per_minute_is_dropped_when_it_turns_out_to_be_per
     assert len(send_all(of, 1.1, 2.0)) == 14_380
 
 
+def test_a_limit_is_dropped_when_its_header_tells_another_span_with_another_amount() -> None:
+    of = limiter(Declared(requests_per_minute=6_000))
+    account.observe(of, send(of, 0.0), (minute("requests", 1, 0),), 0.1)
+    tokens = minute("tokens", 6_000, 5_000)
+    account.observe(of, send(of, 0.0), (tokens,), 0.1)
+    day = LimitSeen("requests", DAY_S, 10_000, 9_990, 120.0)
+    account.observe(of, send(of, 1.0), (day,), 1.1)
+    spans = [(meter.kind, meter.span_s) for meter in of.meters]
+    assert spans == [("requests", MINUTE_S), ("tokens", MINUTE_S), ("requests", DAY_S)]
+    assert of.meters[0].is_own
+
+
+def test_limits_of_one_kind_in_several_headers_hold_side_by_side() -> None:
+    of = limiter()
+    by_header = [
+        LimitSeen("requests", span_s, 100, 99, 1.0, header=f"limit-per-{span_s}")
+        for span_s in (MINUTE_S, HOUR_S, DAY_S)
+    ]
+    for second in range(3):
+        account.observe(of, send(of, float(second)), tuple(by_header), second + 0.1)
+    assert [meter.span_s for meter in of.meters] == [MINUTE_S, HOUR_S, DAY_S]
+
+
+def answer_without_limits(of: Limiter, calls: int, start: float, end: float) -> None:
+    """So many calls that were in flight are answered between two times, and tell no limit."""
+    for reserved in [send(of, 0.0) for _ in range(calls)]:
+        start += (end - start) / calls
+        account.on_answer(of, reserved, start)
+        account.settle(of, reserved, COST, start)
+
+
+@pytest.mark.parametrize("span_s", [MINUTE_S, DAY_S])
+def test_a_limit_that_no_other_answer_confirms_is_dropped_after_some_minutes(span_s: float) -> None:
+    of = limiter()
+    seen = LimitSeen("tokens", span_s, 1, 0, None)  # a proxy's error page
+    account.observe(of, send(of, 0.0), (seen,), 0.1)
+    answer_without_limits(of, 50, 2.0, 5.0)
+    wait = account.delay_s(of, COST, 5.0)
+    assert 60 < wait <= 5 * 60  # and the lane asks again by then
+    assert account.delay_s(of, COST, 5.0 + wait) == 0
+    assert not of.meters
+
+
+def test_a_limit_is_kept_while_nothing_is_answered_or_answers_confirm_it() -> None:
+    of = limiter()
+    used_up = LimitSeen("requests", DAY_S, 100, 0, 80_000.0)
+    account.observe(of, send(of, 0.0), (used_up,), 0.1)
+    answer_without_limits(of, 5, 0.1, 0.14)  # between two looks at the headers
+    assert account.delay_s(of, COST, 900.0) > 1_000
+    for minute_of in range(15, 60):
+        refused = send(of, 60.0 * minute_of)
+        account.observe(of, refused, (used_up,), 60.0 * minute_of)
+        account.on_rate_limited(of, refused, 60.0 * minute_of, None)
+    assert account.delay_s(of, COST, 3_600.0) > 1_000
+
+
+def test_a_cap_of_our_own_needs_no_confirmation() -> None:
+    of = limiter(Declared(requests_per_minute=60))
+    send_all(of, 0.0, 600.0)
+    answer_without_limits(of, 50, 600.0, 610.0)
+    assert account.delay_s(of, COST, 610.0) > 10
+
+
 def test_a_provider_that_counts_more_tokens_than_are_used_is_believed() -> None:
     of = limiter()
     remaining = 60_000.0

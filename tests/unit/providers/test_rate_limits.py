@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from batchwright.domain.limits import DAY_S, HOUR_S, MINUTE_S, SECOND_S, LimitSeen
 from batchwright.providers.rate_limits import RESET_S_MAX, RateLimitReader
@@ -16,8 +17,9 @@ NOW_S = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 
 
 def read(headers: Mapping[str, str]) -> dict[tuple[str, float], LimitSeen]:
+    """The limits seen, but for the names of their headers."""
     seen = RateLimitReader().read(headers, NOW_S)
-    return {(limit.kind, limit.span_s): limit for limit in seen}
+    return {(limit.kind, limit.span_s): structs.replace(limit, header="") for limit in seen}
 
 
 def openai(kind: str, limit: str, remaining: str, reset: str) -> dict[str, str]:
@@ -55,6 +57,35 @@ def test_a_span_that_was_told_once_stays() -> None:
     reader.read(openai("requests", "14400", "14370", "2m59.56s"), NOW_S)
     (seen,) = reader.read(openai("requests", "14400", "14399", "6s"), NOW_S + 1)
     assert seen.span_s == DAY_S
+
+
+def test_a_limit_whose_resets_fit_a_minute_for_longer_than_one_is_per_minute_again() -> None:
+    def span_s_at(after_s: float, remaining: str, reset: str) -> float:
+        (seen,) = reader.read(openai("tokens", "6000", remaining, reset), NOW_S + after_s)
+        return seen.span_s
+
+    reader = RateLimitReader()
+    assert span_s_at(0, "0", "2m0s") == HOUR_S  # far over the limit for once
+    assert span_s_at(30, "3000", "30s") == HOUR_S  # it may be the end of an hour
+    assert span_s_at(70, "5000", "10m") == HOUR_S
+    assert span_s_at(100, "3000", "30s") == HOUR_S
+    assert span_s_at(140, "5990", "30s") == HOUR_S  # an hour would bring ten back in six
+    assert span_s_at(141, "3000", "30s") == MINUTE_S
+    assert span_s_at(142, "5999", "10ms") == MINUTE_S
+
+
+def test_an_hour_whose_end_comes_near_stays_an_hour() -> None:
+    reader = RateLimitReader()
+    for left_s in range(200, 0, -1):
+        seen = reader.read(openai("requests", "100", "3", f"{left_s}s"), NOW_S - left_s)
+        assert seen[0].span_s == HOUR_S
+    (seen,) = reader.read(openai("requests", "100", "10", "54m"), NOW_S + 1)
+    assert seen.span_s == HOUR_S
+
+
+def test_each_limit_names_its_header() -> None:
+    seen = RateLimitReader().read(openai("req-hour", "900", "899", "1"), NOW_S)
+    assert [limit.header for limit in seen] == ["x-ratelimit-limit-req-hour"]
 
 
 def test_cerebras_and_mistral_write_the_span_behind() -> None:
