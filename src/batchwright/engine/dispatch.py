@@ -358,7 +358,7 @@ class BatchRun:
             estimator = self._estimators[route.model] = for_batch(route.tokens)
         cost = estimate(estimator, len(request.body))
         tries = self.tally.tries.get(request.line, 0) if self.tally.tries else 0
-        return Pending(request, route, cost, self.call, tries=tries)
+        return Pending(request, route, estimator, cost, self.call, tries=tries)
 
     def _open_flow(self, lane: Lane) -> LaneFlow:
         flow = self._flows[lane] = LaneFlow(
@@ -474,7 +474,7 @@ class BatchRun:
         route = pending.route
         seen = route.provider.read_limits(answer.headers, self._runtime.now())
         route.lane.note_answer(pending, seen, usage)
-        learn(self._estimators[route.model], len(pending.request.body), usage)
+        learn(pending.estimator, len(pending.request.body), usage)
 
     def _note_failure(self, pending: Pending, decision: Decision, outcome: Outcome) -> None:
         """Let the lane learn from a failure, and count what counts against the request."""

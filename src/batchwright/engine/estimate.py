@@ -2,8 +2,10 @@
 
 One `Estimator` for each model and batch, and one for the model over all batches, with which a new
 batch begins: else its requests would count for more than those of a batch that has learned what
-they take, and it would get less than its share of the lane. Not `max_tokens`: most answers stay far
-below it, and a limit that is kept by it stands mostly unused.
+they take, and it would get less than its share of the lane. While a limit of tokens is known, a
+request is estimated anew until it goes: what is read ahead before the first answer would hold back
+all that follows, if it has images in it, by a hundred times what it takes. Not `max_tokens`: most
+answers stay far below it, and a limit that is kept by it stands mostly unused.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from batchwright.domain.answers import told_usage
@@ -118,7 +119,7 @@ class Gateway:
         if reason := route.lane.refuses_live():
             raise NotSent(f"{reason}; nothing was sent.")
         self._asked[asked] = None
-        job = LiveJob(run, estimate(route.tokens, len(call.body)))
+        job = LiveJob(run, partial(estimate, route.tokens, len(call.body)))
         route.lane.submit_live(job)
         return job
 

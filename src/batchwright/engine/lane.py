@@ -54,6 +54,10 @@ class Job(Protocol):
         """The same as one number, for the fair queue."""
         ...
 
+    def estimate(self) -> None:
+        """Expect what the answers that came since it was queued make likely."""
+        ...
+
     def run(self) -> Awaitable[None]:
         """Make the call and deal with whatever comes of it. Never raises."""
         ...
@@ -344,6 +348,8 @@ class Lane:
             in_flight += self._kept_for_live(now)
             if in_flight >= allowed:
                 return None
+        if limiter.counts_tokens:
+            job.estimate()
         wait = limits_of.delay_s(limiter, job.cost, now)
         if wait > 0 or self._probe_at > now:
             self._wake_in(max(wait, self._probe_at - now))
@@ -388,14 +394,18 @@ class LiveJob:
     Cancelled before its turn it sends nothing, takes nothing of the limits and holds no body.
     """
 
-    def __init__(self, run: LiveRun, cost: Cost) -> None:
-        self.cost = cost
+    def __init__(self, run: LiveRun, expect: Callable[[], Cost]) -> None:
+        self.cost = expect()
         self.reserved: Reservation | None = None
+        self._expect = expect
         self._run: LiveRun | None = run
 
     @property
     def tokens(self) -> int:
         return self.cost.input_tokens + self.cost.output_tokens
+
+    def estimate(self) -> None:
+        self.cost = self._expect()
 
     @property
     def is_cancelled(self) -> bool:

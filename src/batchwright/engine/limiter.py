@@ -18,7 +18,7 @@ used none. What was reserved is handed to all of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -109,7 +109,8 @@ class Limiter:
 
     learned: Learned
     concurrency: Concurrency
-    meters: list[Meter] = field(default_factory=list)
+    meters: tuple[Meter, ...] = ()
+    counts_tokens: bool = False  # some limit of them is known
     paused_until: float = 0.0  # the provider asked to wait
     requests: int = 0  # ever sent
     input_tokens: int = 0
@@ -129,7 +130,7 @@ def start(now: float, *, max_concurrency: int, declared: Declared | None = None)
     limiter = Limiter(Learned.start(now), Concurrency.start(max_concurrency))
     for kind, span_s, amount in _amounts(declared or Declared()):
         if amount is not None:
-            limiter.meters.append(meters.declare(kind, span_s, amount, now))
+            _keep(limiter, *limiter.meters, meters.declare(kind, span_s, amount, now))
     return limiter
 
 
@@ -320,12 +321,17 @@ def _meter(limiter: Limiter, seen: LimitSeen) -> Meter | None:
         if not meter.is_own and (meter.kind, meter.header) == (seen.kind, seen.header):
             _forget(limiter, meter)
     meter = Meter(seen.kind, seen.span_s, header=seen.header)
-    limiter.meters.append(meter)
+    _keep(limiter, *limiter.meters, meter)
     return meter
 
 
 def _forget(limiter: Limiter, gone: Meter) -> None:
-    limiter.meters = [meter for meter in limiter.meters if meter is not gone]
+    _keep(limiter, *[meter for meter in limiter.meters if meter is not gone])
+
+
+def _keep(limiter: Limiter, *kept: Meter) -> None:
+    limiter.meters = kept
+    limiter.counts_tokens = any(meter.kind != "requests" for meter in kept)
 
 
 # What holds it back

@@ -150,8 +150,7 @@ class PackedRun(BatchRun):
         )
         seen = route.provider.read_limits(answer.headers, self._runtime.now())
         route.lane.note_answer(pack, seen, used)
-        body_bytes = sum([len(pending.request.body) for pending in pack.requests])
-        learn(self._estimators[route.model], body_bytes, used)
+        learn(pack.estimator, pack.body_bytes, used)
         self._packer.note_success(pack, len(answer.body))
 
     def _record(

@@ -18,6 +18,7 @@ from enum import Enum, auto
 from batchwright.domain.answers import BadAnswer, CheckedAnswer, check_answer
 from batchwright.domain.errors import NotSent, TransportError
 from batchwright.domain.limits import Cost
+from batchwright.engine.estimate import Estimator, estimate
 from batchwright.engine.lane import Lane
 from batchwright.engine.limiter import Reservation
 from batchwright.engine.packing import EMBEDDINGS_URL, Part, PartReader, packed_body, vector_bytes
@@ -73,8 +74,20 @@ class Pack:
         """The estimate as one number, for the fair queue."""
         return self.cost.input_tokens + self.cost.output_tokens
 
+    def estimate(self) -> None:
+        self.cost = estimate(self.estimator, self.body_bytes)
+
     def run(self) -> Awaitable[None]:
         return self.call(self)
+
+    @property
+    def estimator(self) -> Estimator:
+        return self.requests[0].estimator
+
+    @property
+    def body_bytes(self) -> int:
+        """Of its requests as they came."""
+        return sum([len(pending.request.body) for pending in self.requests])
 
     @property
     def route(self) -> Route:

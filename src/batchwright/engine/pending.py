@@ -11,6 +11,7 @@ import msgspec
 
 from batchwright.domain.limits import Cost
 from batchwright.domain.request import Request
+from batchwright.engine.estimate import Estimator, estimate
 from batchwright.engine.limiter import Reservation
 from batchwright.engine.routing import Route
 
@@ -20,7 +21,8 @@ class Pending(msgspec.Struct, eq=False):
 
     request: Request
     route: Route
-    cost: Cost  # estimated, for the limits of the lane
+    estimator: Estimator  # of its model, in its batch
+    cost: Cost  # estimated when it was read, or since; for the limits of the lane
     call: Callable[[Pending], Awaitable[None]]
     reserved: Reservation | None = None  # what the lane took for the attempt under way
     attempts: int = 0  # those that count against `max_attempts`
@@ -32,6 +34,9 @@ class Pending(msgspec.Struct, eq=False):
     def tokens(self) -> int:
         """The estimate as one number, for the fair queue."""
         return self.cost.input_tokens + self.cost.output_tokens
+
+    def estimate(self) -> None:
+        self.cost = estimate(self.estimator, len(self.request.body))
 
     def run(self) -> Awaitable[None]:
         return self.call(self)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from batchwright.domain.limits import Cost
 from batchwright.engine.estimate import Estimator, estimate, for_batch, learn
 from batchwright.engine.lane import LaneLimits
-from simulation import World, chat_lines, simulate
+from batchwright.engine.limiter import Declared
+from simulation import World, chat_lines, chat_lines_saying, embedding_lines, simulate
 
 
 def test_the_first_estimate_takes_four_bytes_for_a_token() -> None:
@@ -69,6 +70,42 @@ def test_a_batch_that_comes_later_gets_its_share_of_the_lane_from_its_first_requ
         assert beside < 1.2 * 200
 
     simulate(later())
+
+
+def large_lines(count: int) -> bytes:
+    """Requests of 100 kB, as with an image: few tokens, and many by a first look."""
+    return chat_lines_saying([f"{i} " + 100_000 * "x" for i in range(count)])
+
+
+def test_what_waits_is_estimated_anew_when_the_first_answers_are_there() -> None:
+    async def images() -> None:
+        limits = LaneLimits(declared=Declared(tokens_per_minute=200_000))
+        world = World(1, limits=limits)
+        engine = await world.boot()
+        began_at = asyncio.get_running_loop().time()
+        batch = await world.create_batch(large_lines(200))
+        await engine.wait(batch.id)
+        assert asyncio.get_running_loop().time() - began_at < 30
+
+    simulate(images())
+
+
+def test_live_calls_and_packs_that_wait_are_estimated_anew_too() -> None:
+    async def waiting() -> None:
+        limits = LaneLimits(declared=Declared(tokens_per_minute=200_000))
+        world = World(1, limits=limits)
+        engine = await world.boot()
+        route = engine.router.find("m")
+        body = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}' % (100_000 * b"x")
+        call = route.provider.prepare("/v1/chat/completions", body)
+        began_at = asyncio.get_running_loop().time()
+        await asyncio.gather(*[engine.gateway.call(route, call) for _ in range(50)])
+        texts = [f"{i} " + 10_000 * "x" for i in range(500)]
+        batch = await world.create_batch(embedding_lines(texts), endpoint="/v1/embeddings")
+        await engine.wait(batch.id)
+        assert asyncio.get_running_loop().time() - began_at < 40
+
+    simulate(waiting())
 
 
 @given(st.lists(st.tuples(st.integers(-10, 10**7), st.integers(-(10**9), 10**18), st.integers())))

@@ -55,7 +55,7 @@ class Work:
             self.ended += 1
             then(job)
 
-        job = LiveJob(run, Cost(tokens, 0))
+        job = LiveJob(run, lambda: Cost(tokens, 0))
         return job
 
     def names(self) -> list[str]:

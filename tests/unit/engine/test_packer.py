@@ -13,6 +13,7 @@ from batchwright.domain.answers import BadAnswer
 from batchwright.domain.errors import Ambiguous, AnswerTooLarge, NotSent
 from batchwright.domain.limits import Cost
 from batchwright.domain.request import Request
+from batchwright.engine.estimate import Estimator
 from batchwright.engine.lane import Lane
 from batchwright.engine.packer import LENGTHS_MAX, Pack, Packer, PackLimits, Step, halves, next_step
 from batchwright.engine.packing import EMBEDDINGS_URL
@@ -37,7 +38,8 @@ ROUTE = route_to("upstream")
 
 def pending_of(line: int, value: Any = "text", *, route: Route = ROUTE, **rest: Any) -> Pending:
     body = json.dumps({"model": "m", "input": value, **rest}).encode()
-    return Pending(Request(line, f"r{line}", EMBEDDINGS_URL, body, "m"), route, Cost(7, 1), no_call)
+    request = Request(line, f"r{line}", EMBEDDINGS_URL, body, "m")
+    return Pending(request, route, Estimator(), Cost(7, 1), no_call)
 
 
 def packer_of(**limits: int) -> Packer:
