@@ -61,6 +61,7 @@ async def serve(
         options,
         start_id=time.time_ns() // 1000,
         record=None if ledger is None else _recorder(ledger),
+        start_s=loop.time(),
     )
     try:
         server = await loop.create_server(

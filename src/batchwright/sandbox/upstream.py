@@ -44,10 +44,15 @@ class Upstream:
     """One simulated account at a provider.
 
     `start_id` makes request ids of different runs different; `record` is called once for each
-    request that arrives, before it is answered.
+    request that arrives, before it is answered. `start_s`, of the clock that is given, is where
+    the first window of a limit begins: so a run meets its windows at the same times, whenever it
+    is made.
     """
 
-    def __init__(self, options: SandboxOptions, *, start_id: int, record: Record | None) -> None:
+    def __init__(
+        self, options: SandboxOptions, *, start_id: int, record: Record | None, start_s: float = 0.0
+    ) -> None:
+        self._start_s = start_s
         self._seed = options.seed
         self._fail_rate = options.fail_rate
         self._latency = None if options.latency == "0" else parse_latency(options.latency)
@@ -63,7 +68,7 @@ class Upstream:
         """Decide what becomes of a request; `now_s` is a monotonic clock."""
         self._count += 1
         request_id = f"{self._head_of_ids}{self._count:x}"
-        planned = self._planned(request, now_s, request_id)
+        planned = self._planned(request, now_s - self._start_s, request_id)
         if self._record is not None:
             body_sha256 = sha256(request.body).hexdigest()
             self._record(request.head.path, body_sha256, planned.reply.status, request_id)
@@ -73,7 +78,8 @@ class Upstream:
         """The end of a call: its real usage takes the place of the estimate, and from now on its
         prompt can be had from the cache."""
         if self._limiter is not None and planned.tokens_estimated:
-            self._limiter.settle(now_s, planned.tokens_estimated, planned.tokens_used)
+            at_s = now_s - self._start_s
+            self._limiter.settle(at_s, planned.tokens_estimated, planned.tokens_used)
         if self._cache is not None and planned.prompt is not None and planned.reply.status == 200:
             self._cache.add(planned.prompt)
 

@@ -86,6 +86,18 @@ def test_an_unknown_limit_is_learned_and_used_with_few_refusals(
     assert tally.refused_share(START_S, END_S) <= 0.005
 
 
+@pytest.mark.parametrize("seconds_left", [55.0, 30.0, 12.0, 5.0])
+def test_each_window_of_an_unknown_limit_is_used_wherever_in_one_the_calls_begin(
+    seconds_left: float,
+) -> None:
+    start_s = 1_020.0 + 60.0 - seconds_left  # windows begin at whole minutes of the clock
+    tally = Simulation(requests("fixed", 60.0), start_s=start_s).run(seconds_left + 180.0)
+    windows = [seconds_left + 60.0 * number for number in range(3)]
+    used = [tally.used(at, at + 60.0) for at in windows]
+    assert min(used) >= 0.99 * PER_MINUTE
+    assert tally.refused_share(windows[1], windows[2] + 60.0) <= 0.005
+
+
 @each_algorithm
 @pytest.mark.parametrize("counts", ["estimate", "usage"])
 def test_a_token_limit_taught_by_headers_is_used_however_tokens_are_counted(
