@@ -43,6 +43,7 @@ class Job(Protocol):
     """One call to be made on a lane."""
 
     reserved: Reservation | None  # what the limiter took for it, once it runs
+    is_noted: bool  # the limiter was told how it ended
 
     @property
     def cost(self) -> Cost:
@@ -197,6 +198,7 @@ class Lane:
         """The provider took the call: it answered it, well or not. `seen` are the limits in the
         headers, `used` the tokens that it reports."""
         reserved = job.reserved
+        job.is_noted = True
         if reserved is not None:
             limiter, now = self._limiter, self._runtime.monotonic()
             if seen:
@@ -215,6 +217,7 @@ class Lane:
     ) -> None:
         """The call failed. `said` tells an operator how, short and without data."""
         rule, told_s = decision.rule, decision.stops_lane_s or None
+        job.is_noted = True
         if not rule.may_be_paid:
             self.give_back(job)
         if rule.stops_credential:
@@ -312,10 +315,13 @@ class Lane:
             has_place = self.in_flight < self._limiter.concurrency.allowed
             if has_place and (self._live or self._queue):
                 self.wake()
+            reserved = job.reserved
             try:
                 await job.run()
             finally:
                 self.in_flight -= 1
+                if not job.is_noted and reserved is not None and job.reserved is reserved:
+                    limits_of.on_lost(self._limiter, reserved)  # abandoned, or a bug of ours
                 if self._live_in_flight:
                     self._live_in_flight.pop(job, None)
 
@@ -360,6 +366,7 @@ class Lane:
             self._queue.take()
             self._slots_taken += 1
         job.reserved = limits_of.reserve(limiter, job.cost, now, in_flight + 1)
+        job.is_noted = False
         return job
 
     def _kept_for_live(self, now: float) -> int:
@@ -397,6 +404,7 @@ class LiveJob:
     def __init__(self, run: LiveRun, expect: Callable[[], Cost]) -> None:
         self.cost = expect()
         self.reserved: Reservation | None = None
+        self.is_noted = False
         self._expect = expect
         self._run: LiveRun | None = run
 

@@ -67,6 +67,7 @@ class Pack:
     size_bytes: int
     cost: Cost  # estimated, for the limits of the lane
     reserved: Reservation | None = None  # what the lane took for the attempt under way
+    is_noted: bool = False  # the lane was told how that attempt ended
     origin: Split | None = None  # the call that it is a half of
 
     @property

@@ -25,6 +25,7 @@ class Pending(msgspec.Struct, eq=False):
     cost: Cost  # estimated when it was read, or since; for the limits of the lane
     call: Callable[[Pending], Awaitable[None]]
     reserved: Reservation | None = None  # what the lane took for the attempt under way
+    is_noted: bool = False  # the lane was told how that attempt ended
     attempts: int = 0  # those that count against `max_attempts`
     refusals: int = 0  # answers 429
     tries: int = 0  # all of them

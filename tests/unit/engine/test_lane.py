@@ -574,6 +574,26 @@ def test_refusals_in_a_round_do_not_freeze_the_concurrency() -> None:
     simulate(history())
 
 
+def test_calls_that_end_untold_do_not_freeze_the_concurrency() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=400)
+        lane = work.lane
+        count = 0
+
+        def done(job: LiveJob) -> None:
+            nonlocal count
+            count += 1
+            if count > 50:  # the first ones are given up, as those of a batch that was cancelled
+                answered(lane, job)
+            lane.release_slots(1)
+
+        flow_of(lane, *(work.job(str(i), latency_s=2.0, then=done) for i in range(20_000)))
+        await asyncio.sleep(200)
+        assert lane.allowed_in_flight == 400
+
+    simulate(history())
+
+
 @pytest.mark.parametrize(
     ("status", "gives_back"), [(400, True), (401, True), (429, True), (503, True), (504, False)]
 )
