@@ -29,6 +29,7 @@ class Cost(msgspec.Struct, frozen=True, gc=False):
 
     input_tokens: int = 0
     output_tokens: int = 0
+    model: str = ""  # whose tokens: most providers have limits for each
 
 
 class LimitSeen(msgspec.Struct, frozen=True, gc=False):

@@ -26,6 +26,7 @@ _OUTPUT_TOKENS_MAX = 1e7
 class Estimator:
     """Running means."""
 
+    model: str = ""
     tokens_per_byte: float = TOKENS_PER_BYTE
     output_tokens: float = OUTPUT_TOKENS
     answers: int = 0  # looked at, and sound
@@ -36,6 +37,7 @@ class Estimator:
 def for_batch(of_model: Estimator) -> Estimator:
     """What a new batch begins with: the means of its model, soon outweighed by its own."""
     return Estimator(
+        of_model.model,
         of_model.tokens_per_byte,
         of_model.output_tokens,
         answers=min(of_model.answers, _TRUST),
@@ -51,7 +53,8 @@ def estimate(estimator: Estimator, size_bytes: int, output_tokens_max: int | Non
     output_tokens = estimator.output_tokens
     if output_tokens_max is not None and output_tokens_max >= 0:
         output_tokens = min(output_tokens, output_tokens_max)
-    return Cost(max(round(size_bytes * estimator.tokens_per_byte), 1), round(output_tokens))
+    input_tokens = max(round(size_bytes * estimator.tokens_per_byte), 1)
+    return Cost(input_tokens, round(output_tokens), estimator.model)
 
 
 def learn(estimator: Estimator, size_bytes: int, used: Tokens) -> None:

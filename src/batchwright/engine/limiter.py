@@ -10,6 +10,11 @@ the one that asks for the longest wait binds:
 
 No wait is ever longer than an hour.
 
+What headers tell is a limit of the model that was called (OpenAI, Anthropic, Groq and Cerebras
+count each for itself), or of several: models that tell the same amount share a meter, models that
+tell different ones have one each. A model that has told nothing yet counts with the others where
+they all share one. Our own caps count the calls of all.
+
 The way of a call: `delay_s`, then `reserve` when it is 0; at the end one of `on_answer` (any status
 that is no refusal), `on_rate_limited` (429) and `on_overload` (503, a timeout, no connection);
 `observe` with the limits in the headers; `settle` with the tokens used, or `give_back` where it
@@ -18,7 +23,7 @@ used none. What was reserved is handed to all of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -56,7 +61,9 @@ __all__ = [
 
 WAIT_S_MAX = 3600.0
 SHORT_WAIT_S = 5.0  # a told wait below it is that of a rate, above it that of a window
-METERS_MAX = 16
+METERS_MAX = 64
+MODELS_MAX = 256  # of a meter
+NAMES_MAX = 1_024  # of models whose meters are known without looking
 BOUND_FOR_S = 5.0  # how long what last bound is said to bind
 
 What = Literal[
@@ -68,13 +75,14 @@ _NOTHING = Cost()
 
 
 class Reservation(msgspec.Struct, frozen=True, gc=False):
-    """What a call in flight has taken, and what had been sent up to it."""
+    """What a call in flight has taken, and what had been sent up to it, this call too."""
 
     cost: Cost
     at: float
     requests: int
     input_tokens: int
     output_tokens: int
+    counted: tuple[tuple[Meter, float], ...] = ()  # by the meters that were known
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +118,12 @@ class Limiter:
     learned: Learned
     concurrency: Concurrency
     meters: tuple[Meter, ...] = ()
+    by_model: dict[str, tuple[Meter, ...]] = field(default_factory=dict)  # found before
     counts_tokens: bool = False  # some limit of them is known
     paused_until: float = 0.0  # the provider asked to wait
     requests: int = 0  # ever sent
     input_tokens: int = 0
     output_tokens: int = 0
-    input_corrected: int = 0  # what answers used beyond their estimates
-    output_corrected: int = 0
     bound_by: Meter | Learned | None = None  # what last made somebody wait
     bound_at: float = 0.0
 
@@ -164,7 +171,7 @@ def delay_s(limiter: Limiter, cost: Cost, now: float) -> float:
         learned_wait = learning.delay_s(limiter.learned, now)
         if learned_wait > max(wait, 0.0):
             wait, bound = learned_wait, limiter.learned
-    for meter in limiter.meters:
+    for meter in _meters_of(limiter, cost.model):
         meter_wait = meters.delay_s(meter, amount_of(meter.kind, cost), now)
         if meter_wait > max(wait, 0.0):
             meter_wait = min(meter_wait, meters.believed_s(meter, now))
@@ -183,12 +190,15 @@ def reserve(limiter: Limiter, cost: Cost, now: float, in_flight: int) -> Reserva
     limiter.requests += 1
     limiter.input_tokens += cost.input_tokens
     limiter.output_tokens += cost.output_tokens
-    for meter in limiter.meters:
-        meters.use(meter, amount_of(meter.kind, cost), now)
+    sent = limiter.requests, limiter.input_tokens, limiter.output_tokens
+    counted: tuple[tuple[Meter, float], ...] = ()
+    if limiter.meters:
+        known = _meters_of(limiter, cost.model)
+        counted = tuple([(m, meters.use(m, amount_of(m.kind, cost), now)) for m in known])
     if limiter.learned.mode is not Mode.FREE:
         learning.note_sent(limiter.learned, now)
     inflight.note_sent(limiter.concurrency, now, in_flight)
-    return Reservation(cost, now, limiter.requests, limiter.input_tokens, limiter.output_tokens)
+    return Reservation(cost, now, *sent, counted)
 
 
 def amount_of(kind: Kind, cost: Tokens) -> int:
@@ -205,8 +215,10 @@ def amount_of(kind: Kind, cost: Tokens) -> int:
 
 def on_answer(limiter: Limiter, reserved: Reservation, now: float) -> None:
     """A call was answered, with any status but a refusal or an overload."""
-    for meter in limiter.meters:
-        meter.answered_at = now
+    if limiter.meters:
+        for meter in _meters_of(limiter, reserved.cost.model):
+            if reserved.cost.model in meter.models:
+                meter.answered_at = now
     learning.note_accepted(limiter.learned, reserved.at, now)
     inflight.note_answer(limiter.concurrency, reserved.at, now)
 
@@ -229,9 +241,7 @@ def give_back(limiter: Limiter, reserved: Reservation, now: float) -> None:
 
 def _correct(limiter: Limiter, reserved: Reservation, used: Tokens, now: float) -> None:
     expected = reserved.cost
-    limiter.input_corrected += used.input_tokens - expected.input_tokens
-    limiter.output_corrected += used.output_tokens - expected.output_tokens
-    for meter in limiter.meters:
+    for meter in _meters_of(limiter, expected.model):
         if meter.kind != "requests":
             meters.settle(meter, amount_of(meter.kind, expected), amount_of(meter.kind, used), now)
 
@@ -241,14 +251,17 @@ def observe(
 ) -> None:
     """Learn from the limits in the headers of an answer, also of a refusal."""
     for limit in seen:
-        meter = _meter(limiter, limit)
+        meter = _told(limiter, reserved.cost.model, limit, now)
         if meter is not None:
-            if meter.limit is not None and (limit.limit or 0) > 1.05 * meter.limit:
-                learning.forget(limiter.learned, now)  # the limit has grown: it says so
-            sent = _sent(limit.kind, reserved)
-            unseen = _sent(limit.kind, limiter) - sent
-            sent += _corrected(limit.kind, limiter)
-            meters.see(meter, limit, sent=sent, unseen=unseen, sent_at=reserved.at, now=now)
+            sent = _sent_until(meter, reserved)
+            meters.see(
+                meter,
+                limit,
+                sent=sent + meter.corrected,
+                unseen=meter.sent - sent,
+                sent_at=reserved.at,
+                now=now,
+            )
 
 
 def on_rate_limited(
@@ -258,14 +271,15 @@ def on_rate_limited(
 
     So it was no request either; its tokens are for `give_back`.
     """
-    for meter in limiter.meters:
+    known = _meters_of(limiter, reserved.cost.model)
+    for meter in known:
         meters.refuse(meter)
         # What is left of a day its own headers have just told.
         if meter.kind == "requests" and not (meter.is_allowance and meter.told_at == now):
             meters.settle(meter, 1, 0, now)
     inflight.note_lost(limiter.concurrency, reserved.at)
     if told_s is None or not told_s > 0:
-        is_paced = any(not meter.is_allowance for meter in limiter.meters)
+        is_paced = any(not meter.is_allowance for meter in known)
         learning.note_refused(limiter.learned, reserved.at, now, is_explained=is_paced)
         return
     limiter.paused_until = max(limiter.paused_until, now + min(told_s, WAIT_S_MAX))
@@ -300,29 +314,84 @@ def _sent(kind: Kind, until: Limiter | Reservation) -> int:
     return until.input_tokens if kind == "input_tokens" else until.output_tokens
 
 
-def _corrected(kind: Kind, limiter: Limiter) -> int:
-    """By how much estimates were wrong: calls up to one that is answered have settled, mostly."""
-    if kind == "requests":
-        return 0
-    if kind == "tokens":
-        return limiter.input_corrected + limiter.output_corrected
-    return limiter.input_corrected if kind == "input_tokens" else limiter.output_corrected
+def _sent_until(meter: Meter, reserved: Reservation) -> float:
+    """What had been sent of what a meter counts, up to a call that it may not have counted."""
+    for counted, sent in reserved.counted:
+        if counted is meter:
+            return sent
+    return _sent(meter.kind, reserved) if reserved.at <= meter.began_at else meter.sent
 
 
-def _meter(limiter: Limiter, seen: LimitSeen) -> Meter | None:
-    """The meter of a limit that was seen; made at its first sight."""
-    for meter in limiter.meters:
-        if not meter.is_own and meter.kind == seen.kind and meter.span_s == seen.span_s:
-            return meter
-    if seen.limit is None or seen.limit < 1 or len(limiter.meters) >= METERS_MAX:
-        return None
+# Which meters count the calls of a model
+
+
+def _meters_of(limiter: Limiter, model: str) -> tuple[Meter, ...]:
+    found = limiter.by_model.get(model)
+    if found is None:
+        if len(limiter.by_model) >= NAMES_MAX:
+            limiter.by_model.clear()
+        counting = [meter for meter in limiter.meters if _counts(limiter, meter, model)]
+        found = limiter.by_model[model] = tuple(counting)
+    return found
+
+
+def _counts(limiter: Limiter, meter: Meter, model: str) -> bool:
+    return meter.is_own or model in meter.models or len(_alike(limiter, meter)) == 1
+
+
+def _alike(limiter: Limiter, limit: Meter | LimitSeen) -> list[Meter]:
+    """The told limits of that kind and span: one, or those of several models."""
+    what = limit.kind, limit.span_s
+    return [each for each in limiter.meters if not each.is_own and (each.kind, each.span_s) == what]
+
+
+def _told(limiter: Limiter, model: str, seen: LimitSeen, now: float) -> Meter | None:
+    """The meter of a limit that an answer to a model told; made at its first sight."""
+    alike = _alike(limiter, seen)
+    own = next((meter for meter in alike if model in meter.models), None)
+    if seen.limit is None or seen.limit < 1:
+        return own or (alike[0] if len(alike) == 1 else None)
+    if own is not None and own.limit == seen.limit:
+        return own
+    if own is not None and seen.limit > 1.05 * (own.limit or seen.limit):
+        learning.forget(limiter.learned, now)  # the limit has grown: it says so
+    same = next((meter for meter in alike if meter.limit == seen.limit), None)
+    if same is None and own is not None and len(own.models) == 1:
+        return own  # its amount changes
+    if own is not None:
+        _leave(limiter, own, model)
+    meter = same or _new_meter(limiter, seen, now)
+    _join(limiter, meter, model)
+    return meter
+
+
+def _new_meter(limiter: Limiter, seen: LimitSeen, now: float) -> Meter:
     # The same header with another span: it was taken for one per minute until its reset told.
     for meter in limiter.meters:
-        if not meter.is_own and (meter.kind, meter.header) == (seen.kind, seen.header):
+        is_of_header = not meter.is_own and (meter.kind, meter.header) == (seen.kind, seen.header)
+        if is_of_header and meter.span_s != seen.span_s:
             _forget(limiter, meter)
-    meter = Meter(seen.kind, seen.span_s, header=seen.header)
+    told = [meter for meter in limiter.meters if not meter.is_own]
+    if len(told) >= METERS_MAX - 8:  # as many caps of our own there may be
+        _forget(limiter, min(told, key=lambda meter: meter.told_at))
+    sent = _sent(seen.kind, limiter)
+    meter = Meter(seen.kind, seen.span_s, header=seen.header, began_at=now, sent=sent)
     _keep(limiter, *limiter.meters, meter)
     return meter
+
+
+def _join(limiter: Limiter, meter: Meter, model: str) -> None:
+    if len(meter.models) >= MODELS_MAX:
+        del meter.models[next(iter(meter.models))]
+    meter.models[model] = None
+    limiter.by_model.clear()
+
+
+def _leave(limiter: Limiter, meter: Meter, model: str) -> None:
+    del meter.models[model]
+    limiter.by_model.clear()
+    if not meter.models:
+        _forget(limiter, meter)
 
 
 def _forget(limiter: Limiter, gone: Meter) -> None:
@@ -331,6 +400,7 @@ def _forget(limiter: Limiter, gone: Meter) -> None:
 
 def _keep(limiter: Limiter, *kept: Meter) -> None:
     limiter.meters = kept
+    limiter.by_model.clear()
     limiter.counts_tokens = any(meter.kind != "requests" for meter in kept)
 
 
@@ -344,17 +414,21 @@ def binding(limiter: Limiter, now: float, in_flight: int = 0) -> Binding | None:
         return Binding("wait", f"the provider asked to wait {left_s:,.0f} s more", wait_s=left_s)
     if limiter.bound_by is not None and now - limiter.bound_at <= BOUND_FOR_S:
         bound = limiter.bound_by
-        return _of_meter(bound, now) if isinstance(bound, Meter) else _of_learned(bound, now)
+        if not isinstance(bound, Meter):
+            return _of_learned(bound, now)
+        return _of_meter(bound, now, is_one_of_several=len(_alike(limiter, bound)) > 1)
     if in_flight >= limiter.concurrency.allowed:
         return _of_concurrency(limiter.concurrency, in_flight)
     return None
 
 
-def _of_meter(meter: Meter, now: float) -> Binding:
+def _of_meter(meter: Meter, now: float, *, is_one_of_several: bool) -> Binding:
     what = meter.kind.replace("_", " ")
     figures = f"{meter.limit or 0:,.0f} {what} per {_span(meter.span_s)}"
     whose = "the configured cap" if meter.is_own else "the provider's limit"
     message = f"{whose} of {figures}"
+    if is_one_of_several and meter.models:
+        message += f" for {_named(list(meter.models))}"
     if meter.remaining is not None:
         message += f", {meter.remaining:,.0f} left"
     wait = meters.delay_s(meter, 1, now)
@@ -366,6 +440,11 @@ def _of_meter(meter: Meter, now: float) -> Binding:
         meter.remaining,
         wait,
     )
+
+
+def _named(models: list[str]) -> str:
+    first, *others = models
+    return first if not others else f"{first} and {len(others)} more"
 
 
 def _of_learned(learned: Learned, now: float) -> Binding:

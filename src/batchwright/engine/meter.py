@@ -50,6 +50,10 @@ class Meter:
     limit: float | None = None  # per span; None until it is told
     is_own: bool = False  # a cap of the configuration: headers do not touch it
     header: str = ""  # that told it
+    models: dict[str, None] = field(default_factory=dict)  # whose answers tell it
+    began_at: float = 0.0
+    sent: float = 0.0  # ever; what it counts of the account's calls, in our units
+    corrected: float = 0.0  # by how much estimates of that were wrong
     told_at: float = 0.0  # by the last answer that did
     answered_at: float = 0.0  # a call was, well or not
     bucket: Bucket = field(default_factory=lambda: Bucket(1.0, 1.0, 0.0, 0.0))
@@ -120,14 +124,17 @@ def delay_s(meter: Meter, amount: float, now: float) -> float:
     return min(wait, WAIT_S_MAX)
 
 
-def use(meter: Meter, amount: float, now: float) -> None:
-    """Count `amount` as sent."""
+def use(meter: Meter, amount: float, now: float) -> float:
+    """Count `amount` as sent. Returns all that ever was, this too."""
     _take(meter, _expected(meter, amount), now)
+    meter.sent += amount
+    return meter.sent
 
 
 def settle(meter: Meter, expected: float, used: float, now: float) -> None:
     """Count what was really used in the place of what was expected, unless the provider keeps its
     first count."""
+    meter.corrected += used - expected
     if used != expected and not meter.is_kept:
         _take(meter, used * meter.weight - _expected(meter, expected), now)
 

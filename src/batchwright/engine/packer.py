@@ -134,6 +134,7 @@ def _pack(
         cost=Cost(
             sum([pending.cost.input_tokens for pending in requests]),
             sum([pending.cost.output_tokens for pending in requests]),
+            requests[0].cost.model,
         ),
     )
 
@@ -268,4 +269,5 @@ def _join(pack: Pack, pending: Pending, part: Part) -> None:
     pack.cost = Cost(
         pack.cost.input_tokens + pending.cost.input_tokens,
         pack.cost.output_tokens + pending.cost.output_tokens,
+        pack.cost.model,
     )

@@ -56,6 +56,7 @@ class Route:
     def __post_init__(self) -> None:
         name = f"{self.provider.name}/{self.model.removeprefix(self.provider.name + '/')}"
         object.__setattr__(self, "name_json", msgspec.json.encode(name))
+        self.tokens.model = self.model
 
 
 @dataclass(frozen=True, slots=True)

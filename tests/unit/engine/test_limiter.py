@@ -265,6 +265,131 @@ def test_first_estimates_that_are_far_off_do_not_change_what_a_token_weighs() ->
     assert of.meters[0].weight == pytest.approx(1.0, rel=0.1)
 
 
+# Models
+
+
+def cost_of(model: str, tokens: int = 150) -> Cost:
+    return Cost(tokens, 0, model)
+
+
+def tell(of: Limiter, model: str, limit: float, now: float) -> None:
+    """A call of a model is answered, with the limit of its tokens."""
+    reserved = send(of, now, cost_of(model))
+    account.observe(of, reserved, (minute("tokens", limit, limit / 2),), now + 0.1)
+    account.on_answer(of, reserved, now + 0.1)
+
+
+def limits_of(of: Limiter) -> dict[float | None, list[str]]:
+    return {meter.limit: list(meter.models) for meter in of.meters}
+
+
+def test_two_models_with_limits_of_their_own_each_go_at_theirs() -> None:
+    of, now, sent = limiter(), 0.0, {"small": 0, "large": 0}
+    limits = {"small": 30_000.0, "large": 200_000.0}
+    answers: list[tuple[float, Reservation]] = []
+    while now < 130.0:
+        while answers and answers[0][0] <= now:
+            reserved = answers.pop(0)[1]
+            seen = minute("tokens", limits[reserved.cost.model], 100.0)
+            account.observe(of, reserved, (seen,), now)
+            account.on_answer(of, reserved, now)
+        for model in limits:
+            if account.delay_s(of, cost_of(model), now) == 0:
+                answers.append((now + 0.5, send(of, now, cost_of(model))))
+                sent[model] += 150 if now >= 10 else 0
+        now += 0.01
+    for model, limit in limits.items():
+        assert 0.95 * limit <= sent[model] / 2 <= 1.01 * limit
+
+
+def test_models_that_tell_the_same_limit_share_it() -> None:
+    of = limiter()
+    for model in ("a", "b", "c"):
+        tell(of, model, 60_000, 0.0)
+    assert limits_of(of) == {60_000: ["a", "b", "c"]}
+    send(of, 1.0, cost_of("a", 10_000))
+    assert account.delay_s(of, cost_of("b"), 1.0) > 5
+
+
+def test_a_model_that_has_told_nothing_counts_with_the_others_where_they_share_one_limit() -> None:
+    of = limiter()
+    tell(of, "a", 60_000, 0.0)
+    send(of, 1.0, cost_of("new", 10_000))
+    assert account.delay_s(of, cost_of("a"), 1.0) > 5
+    tell(of, "b", 600_000, 20.0)
+    send(of, 21.0, cost_of("new", 1_000_000))
+    assert account.delay_s(of, cost_of("a"), 21.0) == 0
+    assert account.delay_s(of, cost_of("b"), 21.0) == 0
+
+
+def test_a_limit_that_changes_stays_one_limit() -> None:
+    of = limiter()
+    tell(of, "a", 30_000, 0.0)
+    tell(of, "a", 60_000, 1.0)
+    assert limits_of(of) == {60_000: ["a"]}
+    tell(of, "b", 60_000, 2.0)
+    tell(of, "a", 20_000, 3.0)  # the common limit falls: what the one tells, the other tells next
+    tell(of, "b", 20_000, 4.0)
+    assert limits_of(of) == {20_000: ["a", "b"]}
+
+
+def test_what_is_learned_from_refusals_is_not_forgotten_because_models_alternate() -> None:
+    of = limiter()
+    for second in range(20):
+        tell(of, "small", 30_000, float(second))
+        tell(of, "large", 200_000, second + 0.5)
+    account.on_rate_limited(of, send(of, 20.0, cost_of("large")), 20.1, None)
+    mode = of.learned.mode
+    tell(of, "small", 30_000, 20.2)
+    tell(of, "large", 200_000, 20.3)
+    assert of.learned.mode is mode
+    tell(of, "large", 400_000, 20.4)  # but because its limit has grown
+    assert of.learned.mode is not mode
+
+
+def test_our_own_cap_counts_the_calls_of_all_models() -> None:
+    of = limiter(Declared(tokens_per_minute=60_000))
+    tell(of, "a", 600_000, 0.0)
+    tell(of, "b", 900_000, 0.0)
+    send(of, 10.0, cost_of("a", 10_000))
+    assert account.delay_s(of, cost_of("b"), 10.0) > 5
+    assert account.delay_s(of, cost_of("new"), 10.0) > 5
+
+
+def test_answers_of_other_models_do_not_speak_against_the_limit_of_one() -> None:
+    of = limiter()
+    reserved = send(of, 0.0, cost_of("a"))
+    used_up = LimitSeen("tokens", DAY_S, 100_000, 0, 80_000.0)
+    account.observe(of, reserved, (used_up,), 0.1)
+    for second in range(1, 1_000):
+        account.on_answer(of, send(of, float(second), cost_of("b")), second + 0.1)
+    assert account.delay_s(of, cost_of("a"), 1_000.0) > 1_000
+
+
+def test_names_of_models_and_their_limits_are_not_kept_without_bound() -> None:
+    of = limiter()
+    for number in range(3_000):
+        tell(of, f"model-{number}", 1_000 + number % 300, number / 10)
+        account.delay_s(of, cost_of(f"unheard-{number}"), number / 10)
+    assert len(of.meters) <= account.METERS_MAX
+    assert sum(len(meter.models) for meter in of.meters) <= account.METERS_MAX * 256
+    assert len(of.by_model) <= 1_024
+
+
+def test_the_limit_of_one_model_among_several_is_told_with_its_name() -> None:
+    of = limiter()
+    tell(of, "small", 6_000, 0.0)
+    account.delay_s(of, cost_of("small", 6_000), 0.2)
+    alone = account.binding(of, 0.2)
+    tell(of, "large", 60_000, 0.3)
+    account.delay_s(of, cost_of("small", 6_000), 0.4)
+    beside = account.binding(of, 0.4)
+    assert alone is not None
+    assert beside is not None
+    assert alone.message == "the provider's limit of 6,000 tokens per minute, 3,000 left"
+    assert beside.message == "the provider's limit of 6,000 tokens per minute for small, 3,000 left"
+
+
 # Refusals
 
 
