@@ -11,6 +11,8 @@ having more batches, nor by calling them urgent. The measure is the estimated to
   it owes is not. A new one begins at the virtual time, so it is served at once.
 - A sharer that is alone owes nobody: its start stands still. So one batch on a lane costs next to
   nothing, which matters because every request comes through here.
+- One whose next job may not go now, because its model is at a limit of its own, is passed over, and
+  time stands still for it: it keeps what it owes to others that wait, and gains nothing.
 - A batch that goes leaves what it still owes to all: virtual time moves by its tokens over the
   weight of all. Else a row of new batches of one request could hold an old one up for ever.
 
@@ -103,6 +105,28 @@ class _Level(Generic[S]):
         else:
             heappop(self.heap)
             self._note_left(top)
+
+    def serve_past(self, sharer: S, tokens: int, *, has_more: bool) -> None:
+        """The same for one that is not on top. For those passed over time stands still: among
+        themselves they owe what they owed, and what they could not use is gone."""
+        if self.heap[0][2] is sharer:
+            self.serve(tokens, has_more=has_more)
+            return
+        start = sharer.start
+        ahead = [each for at, number, each in self.heap if (at, number) < (start, sharer.number)]
+        stood = start - min(each.start for each in ahead)
+        for each in ahead:
+            each.start += stood
+        self.virtual = max(self.virtual, start)
+        sharer.start = start + tokens / sharer.weight
+        stay = [each for _, _, each in self.heap if has_more or each is not sharer]
+        self.heap = [(each.start, each.number, each) for each in stay]
+        heapify(self.heap)
+        if not has_more:
+            self._note_left(sharer)
+
+    def in_order(self) -> list[S]:
+        return [sharer for _, _, sharer in sorted(self.heap)]
 
     def leave(self, sharer: S) -> None:
         """Take one out that need not be on top."""
@@ -229,7 +253,29 @@ class FairQueue(Generic[J]):
         level.serve(tokens, has_more=bool(flows.heap))
         return job
 
+    def take_first(self, may_go: Callable[[J], bool]) -> J | None:
+        """Take the next job that may go now, past flows whose next one may not; None if none may.
+
+        It costs more the more flows there are, which `take` does not.
+        """
+        for tenant in self._level.in_order():
+            for flow in tenant.flows.in_order():
+                if may_go(flow.ready[0]):
+                    return self._take_past(tenant, flow)
+        return None
+
     # Steps of the above
+
+    def _take_past(self, tenant: _Tenant[J], flow: Flow[J]) -> J:
+        job = flow.ready.popleft()
+        left = len(flow.ready)
+        if left <= FLOW_LOW:
+            flow.on_low()
+        tokens = max(job.tokens, 1)
+        flow._is_listed = left > 0
+        tenant.flows.serve_past(flow, tokens, has_more=left > 0)
+        self._level.serve_past(tenant, tokens, has_more=bool(tenant.flows.heap))
+        return job
 
     def _new_tenant(self, name: str) -> _Tenant[J]:
         """A tenant that has gone is kept while it owes, or it would be rid of it by coming back."""

@@ -152,7 +152,7 @@ class Lane:
     def put(self, flow: Flow[Job], job: Job) -> None:
         """Queue a job behind those of its batch."""
         has_place = self.in_flight < self._limiter.concurrency.allowed
-        has_place = has_place and (self._timer is None or not self._queue)
+        has_place = has_place and (self._timer is None or not self._queue or not flow.ready)
         self._queue.put(flow, job)
         if has_place:
             self.wake()
@@ -357,17 +357,37 @@ class Lane:
         if limiter.counts_tokens:
             job.estimate()
         wait = limits_of.delay_s(limiter, job.cost, now)
+        other: Job | None = None
+        if wait > 0 and not live and limiter.tells_models_apart and self._probe_at <= now:
+            other, wait = self._take_past_limits(now)
         if wait > 0 or self._probe_at > now:
             self._wake_in(max(wait, self._probe_at - now))
             return None
         if live:
             self._live_in_flight[live.popleft()] = None
         else:
-            self._queue.take()
+            job = other or self._queue.take()
             self._slots_taken += 1
         job.reserved = limits_of.reserve(limiter, job.cost, now, in_flight + 1)
         job.is_noted = False
         return job
+
+    def _take_past_limits(self, now: float) -> tuple[Job | None, float]:
+        """Take the next job whose model is not at its limit; and in how many seconds there is one.
+
+        Only the batches of other models pass: within a batch, and for live calls, the order holds.
+        """
+        waits: dict[str, float] = {}
+
+        def may_go(job: Job) -> bool:
+            if job.cost.model not in waits:
+                job.estimate()
+                waits[job.cost.model] = limits_of.delay_s(self._limiter, job.cost, now)
+                return waits[job.cost.model] == 0
+            return False
+
+        job = self._queue.take_first(may_go)
+        return job, min(waits.values())
 
     def _kept_for_live(self, now: float) -> int:
         """How many calls that may be in flight batch work leaves to live calls."""

@@ -120,6 +120,7 @@ class Limiter:
     meters: tuple[Meter, ...] = ()
     by_model: dict[str, tuple[Meter, ...]] = field(default_factory=dict)  # found before
     counts_tokens: bool = False  # some limit of them is known
+    tells_models_apart: bool = False  # some have limits of their own
     paused_until: float = 0.0  # the provider asked to wait
     requests: int = 0  # ever sent
     input_tokens: int = 0
@@ -402,6 +403,8 @@ def _keep(limiter: Limiter, *kept: Meter) -> None:
     limiter.meters = kept
     limiter.by_model.clear()
     limiter.counts_tokens = any(meter.kind != "requests" for meter in kept)
+    told = [(meter.kind, meter.span_s) for meter in kept if not meter.is_own]
+    limiter.tells_models_apart = len(told) > len(dict.fromkeys(told))
 
 
 # What holds it back

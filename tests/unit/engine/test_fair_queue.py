@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -194,14 +195,63 @@ def test_tenants_share_alike_however_many_batches_each_has(
     assert max(served.values()) - min(served.values()) <= 1
 
 
+# Past those that may not go
+
+
+def only(*those: str) -> Callable[[Job], bool]:
+    return lambda job: job.of in those
+
+
+def test_the_next_that_may_go_is_taken_and_nothing_where_none_may() -> None:
+    queue: FairQueue[Job] = FairQueue()
+    flow_in(queue, "t", jobs=jobs_of("a", 10))
+    flow_in(queue, "u", jobs=jobs_of("b", 10))
+    assert queue.take_first(only()) is None
+    assert queue.take_first(only("b")) == Job("b")
+    assert queue.take_first(only("a", "b")) == Job("a")
+
+
+def test_those_passed_over_keep_their_shares_among_themselves() -> None:
+    queue: FairQueue[Job] = FairQueue()
+    for tenant in ("t", "u"):
+        flow_in(queue, tenant, 1.0, jobs_of("a", 400))
+        flow_in(queue, tenant, 4.0, jobs_of("d", 400))
+        flow_in(queue, tenant, 1.0, jobs_of("x", 2_000))
+    got: Counter[str] = Counter()
+    for turn in range(1_000):  # every tenth time, the slow ones may go
+        job = queue.take_first(only("a", "d") if turn % 10 == 0 else only("x"))
+        assert job is not None
+        got[job.of] += 1
+    assert abs(got["a"] - 20) <= 2
+    assert got["x"] == 900
+
+
+def test_one_that_could_not_go_for_long_has_no_credit_afterwards() -> None:
+    queue: FairQueue[Job] = FairQueue()
+    flow_in(queue, jobs=jobs_of("a", 500))
+    flow_in(queue, jobs=jobs_of("x", 1_000))
+    flow_in(queue, "other", jobs=jobs_of("y", 1_000))
+    for _ in range(600):
+        assert queue.take_first(only("x", "y"))
+    then = Counter(names(queue, 200))
+    assert abs(then["a"] - 50) <= 2
+    assert abs(then["y"] - 100) <= 2
+
+
 # Work-conserving, no credit, no starvation
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[str, int, int]]:
     """(what, which flow, how many tokens or turns)."""
-    acts = st.sampled_from(["put", "put", "put", "front", "take", "take", "hold", "release", "new"])
+    acts = st.sampled_from(
+        ["put", "put", "put", "front", "take", "take", "past", "hold", "release", "new"]
+    )
     return draw(st.lists(st.tuples(acts, st.integers(0, 5), st.integers(0, 300)), max_size=150))
+
+
+def is_even(job: Job) -> bool:
+    return int(job.of) % 2 == 0
 
 
 @given(history=histories())
@@ -230,9 +280,12 @@ def test_whatever_happens_every_job_is_offered_once_and_none_of_a_held_flow(
             is_expected = any(waiting[number] for number in takeable)
             assert bool(queue) == (queue.peek() is not None) == is_expected
             if is_expected:
-                number = int(queue.take().of)
-                assert number in takeable
-                waiting[number] -= 1
+                job = queue.take() if what == "take" else queue.take_first(is_even)
+                assert job is not None or not any(waiting[n] for n in takeable if n % 2 == 0)
+                if job is not None:
+                    assert int(job.of) in takeable
+                    assert what == "take" or is_even(job)
+                    waiting[int(job.of)] -= 1
 
     for flow in flows:
         queue.set_held(flow, False)

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 import uvloop
 
-from batchwright.domain.limits import Cost
+from batchwright.domain.limits import MINUTE_S, Cost, LimitSeen
 from batchwright.engine import limiter as limits_of
 from batchwright.engine.engine import hold
 from batchwright.engine.fair_queue import Flow
@@ -46,6 +46,7 @@ class Work:
         *,
         latency_s: float = 1.0,
         tokens: int = 1,
+        model: str = "",
         then: Callable[[LiveJob], object] = lambda job: None,
     ) -> LiveJob:
         async def run() -> None:
@@ -55,7 +56,7 @@ class Work:
             self.ended += 1
             then(job)
 
-        job = LiveJob(run, lambda: Cost(tokens, 0))
+        job = LiveJob(run, lambda: Cost(tokens, 0, model))
         return job
 
     def names(self) -> list[str]:
@@ -609,5 +610,52 @@ def test_a_call_that_failed_gives_its_tokens_back_unless_it_may_be_paid(
         assert work.ended == 1
         owed_s = limits_of.delay_s(lane._limiter, Cost(1, 0), work.runtime.monotonic())
         assert (owed_s < 2) == gives_back
+
+    simulate(history())
+
+
+def test_batches_of_models_with_limits_of_their_own_each_go_at_theirs() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=500)
+        limits = {"small": 6_000.0, "large": 60_000.0}
+
+        def job(model: str) -> LiveJob:
+            def told(job: LiveJob) -> None:
+                seen = LimitSeen("tokens", MINUTE_S, limits[model], 100.0, None)
+                work.lane.note_answer(job, (seen,), Cost(10, 0))
+                work.lane.release_slots(1)
+
+            return work.job(model, tokens=10, model=model, then=told)
+
+        for model in limits:
+            flow_of(work.lane, *[job(model) for _ in range(12_000)])
+        await asyncio.sleep(130)
+        for model, limit in limits.items():
+            calls = sum(name == model for at, name in work.sent if 10 <= at < 130)
+            assert 0.9 * limit <= calls * 10 / 2 <= 1.01 * limit
+
+    simulate(history())
+
+
+def test_a_batch_whose_model_is_at_no_limit_begins_while_another_waits_for_its_own() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=500)
+
+        def told(limit: float) -> Callable[[LiveJob], None]:
+            seen = LimitSeen("tokens", MINUTE_S, limit, 1.0, None)
+            return lambda job: work.lane.note_answer(job, (seen,), None)
+
+        first = [
+            work.job("small", tokens=6_000, model="small", then=told(6_000)),
+            work.job("large", model="large", then=told(60_000)),
+        ]
+        flow_of(work.lane, *first)
+        await asyncio.sleep(2)
+        flow_of(work.lane, *[work.job("waits", tokens=6_000, model="small") for _ in range(5)])
+        await asyncio.sleep(2)
+        flow_of(work.lane, work.job("goes", tokens=10, model="large"))
+        await asyncio.sleep(2)
+        assert "goes" in work.names()
+        assert work.names().count("waits") < 5
 
     simulate(history())
