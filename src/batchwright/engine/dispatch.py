@@ -31,6 +31,7 @@ from batchwright.engine.account import MAYBE_PAID
 from batchwright.engine.budget import Budget
 from batchwright.engine.concurrency import START
 from batchwright.engine.copier import Copier, make_copier
+from batchwright.engine.credential import Refusal
 from batchwright.engine.estimate import Estimator, estimate, for_batch, learn
 from batchwright.engine.fair_queue import Flow
 from batchwright.engine.journal import Journal
@@ -44,7 +45,7 @@ from batchwright.engine.preparation import Preparation
 from batchwright.engine.reader import Reader
 from batchwright.engine.recorder import Outcome, Recorder, code_of
 from batchwright.engine.recovery import Recovered
-from batchwright.engine.retry import Decision, decide, said_of
+from batchwright.engine.retry import Decision, Rule, decide, said_of
 from batchwright.engine.routing import Route, Router
 from batchwright.engine.runtime import Runtime
 from batchwright.engine.settings import EngineSettings
@@ -54,7 +55,8 @@ from batchwright.providers.base import Answer
 from batchwright.store.base import EngineStore
 
 WAITING_MAX = 1024  # of a lane, waiting to be tried again; above it nothing new is read for it
-REFUSALS_MAX = 100  # of one request: then it is not the pace of the lane that they refuse
+REFUSALS_MAX = 100  # of one request while others are let in: then it is not the pace of the lane
+DENIALS_MAX = 3  # of one request that tell against it, and not against the credential
 RATE_LIMITED = "rate_limited"  # the cause of the rule for a 429
 LEAD = 2  # in calls in flight: so far ahead the first request with a prefix goes out
 BUGS_MAX = 10  # errors of ours that cost a request each; the next one stops its batch
@@ -451,10 +453,11 @@ class BatchRun:
             max_attempts=pending.route.lane.limits.max_attempts or self._settings.max_attempts,
             random=self._runtime.random,
             now_s=self._runtime.now(),
+            tries=pending.tries,
             is_down=pending.route.lane.tripped is not None,
         )
         self._note_failure(pending, decision, outcome)
-        if decision.retry and pending.refusals < REFUSALS_MAX:
+        if decision.retry and not is_at_fault(pending):
             self._try_again(pending, slot, decision, outcome)
         else:
             self._recorder.failure(pending, outcome, self._token(pending, slot, 0))
@@ -478,19 +481,44 @@ class BatchRun:
 
     def _note_failure(self, pending: Pending, decision: Decision, outcome: Outcome) -> None:
         """Let the lane learn from a failure, and count what counts against the request."""
-        self._tell_lane(pending, decision, outcome)
-        pending.refusals += decision.rule.cause == RATE_LIMITED
+        refusal = self._count_refusal(pending, pending, decision.rule)
+        self._tell_lane(pending, decision, outcome, refusal)
         pending.attempts += decision.uses_attempt
         if decision.rule.may_be_paid and decision.retry:
             pending.is_maybe_paid = True
 
-    def _tell_lane(self, job: Pending | Pack, decision: Decision, outcome: Outcome) -> None:
+    def _count_refusal(self, pending: Pending, job: Pending | Pack, rule: Rule) -> Refusal:
+        """Hold a refusal of `job`, in which it was, against a request if that is what the other
+        calls of the lane say."""
+        lane, number = job.route.lane, job.reserved.requests if job.reserved else 0
+        if rule.cause == RATE_LIMITED:
+            is_held = lane.let_in_after(pending.refused_at)
+            pending.refusals += is_held
+            if is_held or not pending.refused_at:
+                pending.refused_at = number
+        elif rule.stops_credential:
+            refusal = lane.judge_denial(pending.denied_at, pending.denials)
+            if refusal is not Refusal.AGAIN:
+                pending.denied_at = number
+                pending.denials = pending.denials + 1 if refusal is Refusal.HELD_AGAINST else 0
+            return refusal
+        return Refusal.FIRST
+
+    def _tell_lane(
+        self,
+        job: Pending | Pack,
+        decision: Decision,
+        outcome: Outcome,
+        refusal: Refusal,
+        requests: int = 1,
+    ) -> None:
         route, seen = job.route, tuple[LimitSeen, ...]()
         if isinstance(outcome, Answer):
             is_refusal = decision.rule.cause == RATE_LIMITED
             now = self._runtime.now()
             seen = route.provider.read_limits(outcome.headers, now, is_refusal=is_refusal)
-        route.lane.note_failure(job, decision, seen, said_of(outcome))
+        said = said_of(outcome)
+        route.lane.note_failure(job, decision, seen, said, refusal=refusal, requests=requests)
 
     def _try_again(self, pending: Pending, slot: int, decision: Decision, outcome: Outcome) -> None:
         """Give up the slot and wait for the next attempt in the heap."""
@@ -508,9 +536,12 @@ class BatchRun:
             self._waiting.add(job, delay_s)
 
     def _send_again(self, job: Pending | Pack) -> None:
-        self._flows[job.route.lane].waiting -= 1
+        flow = self._flows[job.route.lane]
+        flow.waiting -= 1
         if isinstance(job, Pending) and self._is_suspected(job):
             self._suspects.queue(job)
+        elif job.was_denied:  # behind the others, which tell whether it is at fault
+            job.route.lane.put(flow, job)
         else:
             self._put_first(job)
         self._reader.go_on()
@@ -594,6 +625,11 @@ class BatchRun:
         self._budget.drop(bodies_bytes, answers_bytes)
         for lane, count in Counter(lanes).items():
             lane.release_slots(count)
+
+
+def is_at_fault(pending: Pending) -> bool:
+    """Whether a request was refused too often while others were not."""
+    return pending.refusals >= REFUSALS_MAX or pending.denials >= DENIALS_MAX
 
 
 def _bug_said(error: BaseException) -> str:

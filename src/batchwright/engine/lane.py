@@ -9,7 +9,9 @@ How many workers there are, and how fast they go, the limiter decides: it is tol
 each call, and learns.
 
 A lane can be *tripped* (it refuses our credential, or is down): then one request at a time probes
-until one passes, and failures are not held against the requests.
+until one passes, and failures are not held against the requests. Before that, a refused credential
+is checked with other requests, at once and from different places of what waits: the refused ones
+may have been at fault themselves, and such requests often stand together.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from typing import Literal, Protocol
 from zlib import crc32
 
 from batchwright.domain.limits import Cost, Kind, LimitSeen, Tokens
+from batchwright.engine import credential as credentials
 from batchwright.engine import limiter as limits_of
+from batchwright.engine.credential import CHECKS, Credential, Refusal
 from batchwright.engine.fair_queue import FairQueue, Flow
 from batchwright.engine.limiter import Binding, Declared, Reservation
 from batchwright.engine.live_room import LiveRoom
@@ -34,6 +38,7 @@ CONCURRENCY_MAX = 2_000  # where the configuration names no ceiling
 SPARE_SLOTS = 256
 TROUBLES_BEFORE_TRIP = 20  # in a row, over all requests of the lane
 PROBE_EVERY_S = 30.0
+SKIP_EVERY = 4  # one check in so many is taken from further behind
 
 Stop = Literal["credential", "outage"]
 """Why a lane is tripped: it refuses our credential, or is down."""
@@ -98,6 +103,9 @@ class Lane:
         self._workers: dict[asyncio.Task[None], None] = {}
         self._is_closed = False
         self._probe_at = 0.0  # while tripped
+        self._credential = Credential()
+        self._check: Job | None = None  # of the credential: the one that is out
+        self._denied = ""  # what a refused credential was answered, for a person
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0
         self._troubles = 0
@@ -194,7 +202,14 @@ class Lane:
 
     # What became of a call
 
-    def note_answer(self, job: Job, seen: tuple[LimitSeen, ...], used: Tokens | None) -> None:
+    def note_answer(
+        self,
+        job: Job,
+        seen: tuple[LimitSeen, ...],
+        used: Tokens | None,
+        *,
+        is_success: bool = True,
+    ) -> None:
         """The provider took the call: it answered it, well or not. `seen` are the limits in the
         headers, `used` the tokens that it reports."""
         reserved = job.reserved
@@ -206,16 +221,27 @@ class Lane:
             limits_of.on_answer(limiter, reserved, now)
             if used is not None:
                 limits_of.settle(limiter, reserved, used, now)
+            credential = self._credential
+            if is_success and reserved.requests > credential.accepted:
+                credential.accepted = reserved.requests
+            if is_success and credential.doubtful:
+                self._note_accepted(reserved.requests)
         self._troubles = 0
-        if self.tripped is not None:
-            self.tripped = self.tripped_by = None
-            self._probe_at = 0.0
-            self.wake()
+        if self.tripped_by == "outage":
+            self._end_stop()
 
     def note_failure(
-        self, job: Job, decision: Decision, seen: tuple[LimitSeen, ...], said: str
+        self,
+        job: Job,
+        decision: Decision,
+        seen: tuple[LimitSeen, ...],
+        said: str,
+        *,
+        refusal: Refusal = Refusal.FIRST,
+        requests: int = 1,
     ) -> None:
-        """The call failed. `said` tells an operator how, short and without data."""
+        """The call failed. `said` tells an operator how, short and without data; `refusal` is what
+        a refused credential is to its requests, and `requests` how many they are."""
         rule, told_s = decision.rule, decision.stops_lane_s or None
         job.is_noted = True
         if not rule.may_be_paid:
@@ -223,9 +249,10 @@ class Lane:
         if rule.stops_credential:
             if job.reserved is not None:
                 limits_of.on_lost(self._limiter, job.reserved)
-            self._trip(f"{self.name}: {rule.cause.replace('_', ' ')} ({said})", "credential")
+            self._denied = f"{self.name}: {rule.cause.replace('_', ' ')} ({said})"
+            self._note_denied(job, refusal, requests)
         elif not rule.slows_lane:
-            self.note_answer(job, seen, None)
+            self.note_answer(job, seen, None, is_success=False)
             if told_s is not None:
                 limits_of.pause(self._limiter, told_s, self._runtime.monotonic())
         elif job.reserved is not None:
@@ -254,10 +281,45 @@ class Lane:
         if self._troubles >= TROUBLES_BEFORE_TRIP:
             self._trip(reason, "outage")
 
+    def _note_denied(self, job: Job, refusal: Refusal, requests: int) -> None:
+        state = self._credential
+        if job.reserved is not None:
+            now = self._runtime.monotonic()
+            number = job.reserved.requests
+            credentials.note_refused(state, refusal, number, now, requests=requests)
+        if state.is_stopped and job is self._check:
+            state.checked += 1
+            if state.is_refused:
+                self._trip(self._denied, "credential")
+
+    def _note_accepted(self, number: int) -> None:
+        was_stopped = self._credential.is_stopped
+        credentials.note_accepted(self._credential, number)
+        if was_stopped and not self._credential.is_stopped:
+            self._check = None
+            self._end_stop()
+
+    def note_packed(self, requests: int) -> None:
+        """A call that succeeded was one of so many requests."""
+        self._credential.packed += requests - 1
+
+    def let_in_after(self, number: int) -> bool:
+        """Whether a call has succeeded that was sent after the one with `number`; False for 0."""
+        return self._credential.is_after(number)
+
+    def judge_denial(self, before: int, times: int) -> Refusal:
+        """What a refused credential is to its request: see `credential.judge`."""
+        return credentials.judge(self._credential, before, times, self._runtime.monotonic())
+
     def _trip(self, reason: str, by: Stop) -> None:
         """Stop sending but for a probe each `PROBE_EVERY_S`, until one passes."""
         self.tripped, self.tripped_by = reason, by
         self._probe_at = self._runtime.monotonic() + PROBE_EVERY_S
+
+    def _end_stop(self) -> None:
+        self.tripped = self.tripped_by = None
+        self._probe_at = 0.0
+        self.wake()
 
     def binding(self) -> Binding | None:
         """The limit that binds now, with its figures; None if nothing does."""
@@ -322,6 +384,8 @@ class Lane:
                 self.in_flight -= 1
                 if not job.is_noted and reserved is not None and job.reserved is reserved:
                     limits_of.on_lost(self._limiter, reserved)  # abandoned, or a bug of ours
+                if self._check is job:
+                    self._check = None
                 if self._live_in_flight:
                     self._live_in_flight.pop(job, None)
 
@@ -345,6 +409,8 @@ class Lane:
             job: Job | None = live[0]
         elif self.is_held or self._slots_taken >= allowed + SPARE_SLOTS:
             return None
+        elif self._credential.is_stopped:
+            job = self._next_check()
         else:
             job = self._queue.peek()
         if job is None:
@@ -368,6 +434,8 @@ class Lane:
         else:
             job = other or self._queue.take()
             self._slots_taken += 1
+            if self._credential.is_stopped:
+                self._check = job
         job.reserved = limits_of.reserve(limiter, job.cost, now, in_flight + 1)
         job.is_noted = False
         return job
@@ -388,6 +456,20 @@ class Lane:
 
         job = self._queue.take_first(may_go)
         return job, min(waits.values())
+
+    def _next_check(self) -> Job | None:
+        """What the credential is checked with, one at a time, while it is in doubt."""
+        if self._check is not None:
+            return None
+        if not self._queue:
+            if not self.in_flight and self.tripped is None:  # nothing is left that could tell
+                self._credential.checked = CHECKS
+                self._trip(self._denied, "credential")
+            return None
+        is_now = self._runtime.monotonic() >= self._probe_at
+        if is_now and self._credential.checked % SKIP_EVERY == 0:
+            self._queue.skip_third()
+        return self._queue.peek()
 
     def _kept_for_live(self, now: float) -> int:
         """How many calls that may be in flight batch work leaves to live calls."""

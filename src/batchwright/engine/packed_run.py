@@ -26,6 +26,7 @@ from batchwright.engine.dispatch import (
     BatchRun,
     LaneFlow,
     SlotToken,
+    is_at_fault,
 )
 from batchwright.engine.estimate import learn
 from batchwright.engine.packer import Pack, Packer, PackLimits, Step, halves, next_step
@@ -129,14 +130,17 @@ class PackedRun(BatchRun):
             max_attempts=pack.route.lane.limits.max_attempts or self._settings.max_attempts,
             random=self._runtime.random,
             now_s=self._runtime.now(),
+            tries=pack.requests[0].tries,
             is_down=pack.route.lane.tripped is not None,
         )
-        self._tell_lane(pack, decision, outcome)
+        refusals = [self._count_refusal(each, pack, decision.rule) for each in pack.requests]
+        self._tell_lane(pack, decision, outcome, refusals[0], len(refusals))
         match self._step(pack, outcome, decision):
             case Step.AGAIN:
                 self._try_pack_again(pack, slot, decision, outcome)
             case Step.SPLIT:
-                self._split(pack, slot, code_of(outcome) if decision.rule.may_be_paid else None)
+                lost_as = code_of(outcome) if decision.rule.may_be_paid else None
+                self._split(pack, slot, lost_as, may_be_size=not decision.rule.stops_credential)
             case Step.GIVE_UP:
                 for pending, token in self._with_tokens(pack, self._pack_token(pack, slot, 0)):
                     self._recorder.failure(pending, outcome, token)
@@ -150,6 +154,7 @@ class PackedRun(BatchRun):
         )
         seen = route.provider.read_limits(answer.headers, self._runtime.now())
         route.lane.note_answer(pack, seen, used)
+        route.lane.note_packed(len(pack.requests))
         learn(pack.estimator, pack.body_bytes, used)
         self._packer.note_success(pack, len(answer.body))
 
@@ -167,23 +172,32 @@ class PackedRun(BatchRun):
 
     def _step(self, pack: Pack, outcome: Outcome, decision: Decision) -> Step:
         step = next_step(len(pack.requests), outcome, decision)
-        if step is Step.AGAIN and max(each.refusals for each in pack.requests) >= REFUSALS_MAX:
-            return Step.GIVE_UP if len(pack.requests) == 1 else Step.SPLIT
+        if decision.rule.stops_credential and pack.route.lane.tripped_by == "credential":
+            return Step.AGAIN  # its halves would tell no more than the lane knows
+        if step is Step.AGAIN and len(pack.requests) == 1:
+            return Step.GIVE_UP if is_at_fault(pack.requests[0]) else step
+        pack.refusals += decision.rule.cause == RATE_LIMITED
+        if step is Step.AGAIN and pack.refusals >= REFUSALS_MAX:
+            return Step.SPLIT  # it may be more than the limit takes at once
         return step
 
     def _try_pack_again(self, pack: Pack, slot: int, decision: Decision, outcome: Outcome) -> None:
         """The same call once more, after a wait; it counts for each request."""
         for pending in pack.requests:
-            pending.refusals += decision.rule.cause == RATE_LIMITED
             pending.attempts += decision.uses_attempt
         self._give_slot_up(pack, slot, code_of(outcome) if decision.rule.may_be_paid else None)
         self._wait(pack, decision.wait_s)
 
-    def _split(self, pack: Pack, slot: int, lost_as: int | None) -> None:
-        """Its halves are next; a split uses up no attempt."""
+    def _split(
+        self, pack: Pack, slot: int, lost_as: int | None, *, may_be_size: bool = True
+    ) -> None:
+        """Its halves are next. A split uses up no attempt, and refusals of all together are one at
+        most of each."""
         self._give_slot_up(pack, slot, lost_as)
+        for pending in pack.requests:
+            pending.refusals, pending.denials = 0, min(pending.denials, 1)
         if self._is_sending:
-            for half in reversed(halves(pack)):
+            for half in reversed(halves(pack, may_be_size=may_be_size)):
                 self._put_first(half)
 
     def _give_slot_up(self, pack: Pack, slot: int, lost_as: int | None) -> None:

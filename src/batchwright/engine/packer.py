@@ -69,6 +69,7 @@ class Pack:
     reserved: Reservation | None = None  # what the lane took for the attempt under way
     is_noted: bool = False  # the lane was told how that attempt ended
     origin: Split | None = None  # the call that it is a half of
+    refusals: int = 0  # answers 429 to all of it
 
     @property
     def tokens(self) -> int:
@@ -99,6 +100,11 @@ class Pack:
         """Attempts used up by the request that has used the most."""
         return max(pending.attempts for pending in self.requests)
 
+    @property
+    def was_denied(self) -> bool:
+        """Whether its credential was refused before."""
+        return self.requests[0].was_denied
+
     def body(self) -> bytes:
         """The body of the call; that of a single request as it came."""
         return self.requests[0].request.body if len(self.parts) == 1 else packed_body(self.parts)
@@ -113,12 +119,14 @@ class Pack:
         return unpack(body, self.parts)
 
 
-def halves(pack: Pack) -> tuple[Pack, Pack]:
-    """The two packs that a pack of two or more requests is split into, with half of them each."""
+def halves(pack: Pack, *, may_be_size: bool = True) -> tuple[Pack, Pack]:
+    """The two packs that a pack of two or more requests is split into, with half of them each.
+    `may_be_size`: the call may have failed because it was too large."""
     middle = len(pack.requests) // 2
     first = _pack(pack.requests[:middle], pack.parts[:middle], pack.call)
     second = _pack(pack.requests[middle:], pack.parts[middle:], pack.call)
-    first.origin = second.origin = Split(pack.inputs, max(first.inputs, second.inputs))
+    if may_be_size:
+        first.origin = second.origin = Split(pack.inputs, max(first.inputs, second.inputs))
     return first, second
 
 
@@ -157,10 +165,12 @@ def next_step(
     """What follows for a pack of so many requests; `decision` is that of the retry table.
 
     An answer that cannot be taken apart, or that is too large, is not asked for again as it was.
+    Where the credential is refused, its halves tell whether that is because of one of them.
     What may pass by itself is tried again as a whole, and split only once its attempts are used up.
     """
     is_single = requests == 1
-    if decision.retry and (is_single or not isinstance(outcome, BadAnswer)):
+    is_about_whole = not (isinstance(outcome, BadAnswer) or decision.rule.stops_credential)
+    if decision.retry and (is_single or is_about_whole):
         return Step.AGAIN
     return Step.GIVE_UP if is_single or _is_same_for_all(outcome) else Step.SPLIT
 

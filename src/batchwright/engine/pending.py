@@ -27,7 +27,10 @@ class Pending(msgspec.Struct, eq=False):
     reserved: Reservation | None = None  # what the lane took for the attempt under way
     is_noted: bool = False  # the lane was told how that attempt ended
     attempts: int = 0  # those that count against `max_attempts`
-    refusals: int = 0  # answers 429
+    refused_at: int = 0  # the call answered 429 since which others were to be let in; 0: none was
+    refusals: int = 0  # such answers after others were let in
+    denied_at: int = 0  # the same of its calls whose credential was refused
+    denials: int = 0
     tries: int = 0  # all of them
     is_maybe_paid: bool = False  # an answer was lost on the way
 
@@ -38,6 +41,11 @@ class Pending(msgspec.Struct, eq=False):
 
     def estimate(self) -> None:
         self.cost = estimate(self.estimator, len(self.request.body))
+
+    @property
+    def was_denied(self) -> bool:
+        """Whether its credential was refused before."""
+        return self.denied_at > 0
 
     def run(self) -> Awaitable[None]:
         return self.call(self)

@@ -6,8 +6,8 @@
 | ambiguous (timeout, broken connection) | yes | yes | yes | yes | – |
 | answer too large | no | | no | yes | – |
 | 2xx whose body does not check | yes | yes | no | yes | – |
-| no money: 402; or 400, 403, 429 that say so | yes | no | no | no | the credential |
-| key refused: 401, 403 | yes | no | no | no | the credential |
+| no money: 402; or 400, 403, 429 that say so | yes | no | no | no | the credential, if all are |
+| key refused: 401, 403 | yes | no | no | no | the credential, if all are |
 | 403 about the model or the content | no | | no | no | – |
 | 429 | yes | no | yes | no | the lane, if `retry-after` |
 | 429 about this one request: larger than the whole limit | no | | no | no | – |
@@ -17,8 +17,10 @@
 | 501, 505 and every other status | no | | no | no | – |
 
 Waits are exponential with full jitter (base 1 s, cap 60 s), or what `retry-after` says, up to
-an hour. A request that used up its attempts is not retried. What slows the lane uses no attempt
-while the lane is down: an outage is not held against the requests.
+an hour. Those of a refused credential grow with all tries of the request; whether it is the
+request alone that is refused, `credential` says. A request that used up its attempts is not
+retried. What slows the lane uses no attempt while the lane is down: an outage is not held against
+the requests.
 """
 
 from __future__ import annotations
@@ -38,7 +40,6 @@ from batchwright.providers.base import Answer
 BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 60.0
 RETRY_AFTER_MAX_S = 3600.0
-CREDENTIAL_PROBE_S = 60.0  # when a stopped credential may be tried with one request
 
 _BODY_BYTES_MAX = 64 * 1024  # an error that says more than this is not searched for its code
 _HEADER_CHARS_MAX = 64
@@ -54,7 +55,7 @@ class Rule:
     uses_attempt: bool = True
     slows_lane: bool = False
     may_be_paid: bool = False
-    stops_credential: bool = False
+    stops_credential: bool = False  # unless it is this request alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +133,15 @@ def decide(
     max_attempts: int,
     random: Callable[[], float],
     now_s: float,
+    tries: int = 1,
     is_down: bool = False,
 ) -> Decision:
     """What follows from the outcome of an attempt.
 
     `outcome` is the answer as it came, or what was raised in its place; a 2xx whose body failed
     `check_answer` comes as its `BadAnswer`. `attempt` counts the attempts used up so far and
-    this one, from 1. `random` gives numbers in [0, 1). `now_s` is Unix time, for HTTP dates.
+    this one, from 1; `tries` all of them. `random` gives numbers in [0, 1). `now_s` is Unix time,
+    for HTTP dates.
     `is_down`: the lane is tripped, and this was a probe or was sent before.
     """
     told_s = None
@@ -151,7 +154,7 @@ def decide(
     uses_attempt = rule.uses_attempt and not (is_down and rule.slows_lane)
     if not rule.is_retried or (uses_attempt and attempt >= max_attempts):
         return Decision(rule, retry=False, stops_lane_s=stops_lane_s)
-    wait_s = _wait_s(rule, told_s, attempt, random)
+    wait_s = _wait_s(told_s, tries if rule.stops_credential else attempt, random)
     return Decision(rule, True, uses_attempt, wait_s, stops_lane_s)
 
 
@@ -215,9 +218,7 @@ def _lane_stop_s(rule: Rule, told_s: float | None) -> float:
     return told_s
 
 
-def _wait_s(rule: Rule, told_s: float | None, attempt: int, random: Callable[[], float]) -> float:
-    if rule.stops_credential:
-        return max(told_s or 0.0, CREDENTIAL_PROBE_S)
+def _wait_s(told_s: float | None, attempt: int, random: Callable[[], float]) -> float:
     return told_s if told_s is not None else backoff_s(attempt, random)
 
 

@@ -689,6 +689,28 @@ def test_a_refused_key_ends_the_run_where_nothing_was_answered(
     assert not (folder / "out.jsonl").exists()
 
 
+def test_requests_that_alone_are_refused_end_and_the_run_with_them(
+    batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
+) -> None:
+    configure(folder, sandbox)
+    lines = [request(f"good-{n}", f"text {n}") for n in range(100)]
+    for n, status in ((0, 403), (50, 402), (80, 401)):
+        lines.insert(n, request(f"bad-{status}", "x", f"sandbox/status-{status}"))
+    source = write_requests(folder / "in.jsonl", lines)
+
+    ended = batchwright("run", source, "-o", "out.jsonl")
+
+    assert ended.code == 3
+    assert len((folder / "out.jsonl").read_text().splitlines()) == 100
+    refused = [json.loads(line) for line in (folder / "out.errors.jsonl").read_text().splitlines()]
+    assert {line["custom_id"]: line["response"]["status_code"] for line in refused} == {
+        "bad-403": 403,
+        "bad-402": 402,
+        "bad-401": 401,
+    }
+    assert all("error" in line["response"]["body"] for line in refused)
+
+
 def test_rows_without_an_answer_are_counted_apart(
     batchwright: Batchwright, folder: Path, sandbox: SandboxProcess
 ) -> None:

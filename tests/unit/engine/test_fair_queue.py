@@ -70,6 +70,16 @@ def test_the_jobs_of_one_flow_come_in_order_and_those_tried_again_first() -> Non
     assert not queue
 
 
+def test_the_first_third_of_the_flow_that_is_next_can_be_put_behind_its_others() -> None:
+    queue: FairQueue[Job] = FairQueue()
+    queue.skip_third()
+    flow_in(queue, jobs=jobs_of("a", 6))
+
+    queue.skip_third()
+
+    assert [job.number for job in taken(queue, 6)] == [2, 3, 4, 5, 0, 1]
+
+
 def test_what_is_seen_is_what_is_taken() -> None:
     queue: FairQueue[Job] = FairQueue()
     for name, tenant in (("a", "x"), ("b", "x"), ("c", "y")):

@@ -211,7 +211,7 @@ def test_a_provider_that_refuses_for_ever_takes_no_pack_for_ever() -> None:
         world, network = world_of(kind)
         _, output, errors = await ended(world, (await started(world, TEXTS[:4])).id)
         assert (len(output), len(errors)) == (4, 0)
-        assert len([call for call in network.calls if len(call) == 4]) == 101
+        assert len([call for call in network.calls if len(call) == 4]) == 100
 
     simulate(whole())
 

@@ -12,7 +12,6 @@ from batchwright.domain.answers import BadAnswer
 from batchwright.domain.errors import Ambiguous, AnswerTooLarge, NotSent, TransportError
 from batchwright.engine.retry import (
     BACKOFF_CAP_S,
-    CREDENTIAL_PROBE_S,
     DONE,
     RETRY_AFTER_MAX_S,
     Decision,
@@ -26,9 +25,20 @@ NOW_S = 1_700_000_000.0
 
 
 def after(
-    outcome: Answer | TransportError | BadAnswer, *, attempt: int = 1, roll: float = 0.5
+    outcome: Answer | TransportError | BadAnswer,
+    *,
+    attempt: int = 1,
+    tries: int = 1,
+    roll: float = 0.5,
 ) -> Decision:
-    return decide(outcome, attempt=attempt, max_attempts=5, random=lambda: roll, now_s=NOW_S)
+    return decide(
+        outcome,
+        attempt=attempt,
+        max_attempts=5,
+        random=lambda: roll,
+        now_s=NOW_S,
+        tries=tries,
+    )
 
 
 def answer(status: int, error: object = None, **headers: str) -> Answer:
@@ -176,7 +186,6 @@ def test_no_money_stops_the_credential_and_uses_no_attempt(outcome: Answer) -> N
     assert decision.rule.stops_credential
     assert decision.retry
     assert not decision.rule.uses_attempt
-    assert decision.wait_s == CREDENTIAL_PROBE_S
 
 
 @pytest.mark.parametrize(
@@ -188,6 +197,13 @@ def test_a_refused_key_stops_the_credential_and_uses_no_attempt(outcome: Answer)
 
     assert decision.rule.cause == "key_refused"
     assert (decision.retry, decision.rule.stops_credential) == (True, True)
+
+
+def test_a_refused_credential_is_tried_again_after_waits_that_grow_with_all_tries() -> None:
+    waits = [after(answer(403), tries=tries).wait_s for tries in (1, 2, 3, 9)]
+
+    assert waits == [0.5, 1, 2, 30]
+    assert after(answer(402, retry_after="90"), tries=1).wait_s == 90
 
 
 @pytest.mark.parametrize(
