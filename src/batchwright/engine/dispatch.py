@@ -405,7 +405,7 @@ class BatchRun:
             return
         is_suspected = bool(self.tally.suspicions) and self._suspects.is_held(request.line)
         if is_suspected and not self._suspects.may_go(request.line):  # it was paused on its way
-            self._suspects.queue(pending)
+            self._queue_suspect(pending)
             route.lane.release_slots(1)
             return
         pending.tries += 1
@@ -539,12 +539,19 @@ class BatchRun:
         flow = self._flows[job.route.lane]
         flow.waiting -= 1
         if isinstance(job, Pending) and self._is_suspected(job):
-            self._suspects.queue(job)
+            self._queue_suspect(job)
         elif job.was_denied:  # behind the others, which tell whether it is at fault
             job.route.lane.put(flow, job)
         else:
             self._put_first(job)
         self._reader.go_on()
+
+    def _queue_suspect(self, pending: Pending) -> None:
+        """Back to the gate; one of a paused batch would hold it up for all others."""
+        if self._is_paused:
+            self._suspects.hold(pending)
+        else:
+            self._suspects.queue(pending)
 
     def _is_suspected(self, pending: Pending) -> bool:
         return bool(self.tally.suspicions) and self._suspects.is_held(pending.request.line)

@@ -187,6 +187,10 @@ class Suspects:
         held, self._held = self._held, []
         self.queue(*held)
 
+    def hold(self, pending: Pending) -> None:
+        """Keep a suspect that may not be sent now, until `send_held`."""
+        self._held.append(pending)
+
     def queue(self, *pendings: Pending) -> None:
         """Let suspects wait for their turn at the gate."""
         for pending in pendings:

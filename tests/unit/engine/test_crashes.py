@@ -193,6 +193,44 @@ def test_pausing_a_batch_of_suspects_lets_those_of_others_pass() -> None:
     simulate(paused())
 
 
+class FailingOnceNetwork(ScriptedNetwork):
+    """The first call fails on the provider's side."""
+
+    async def send(self, call: Call) -> Answer:
+        answer = await super().send(call)
+        return Answer(500, {}, b"{}") if len(self.ledger) == 1 else answer
+
+
+def test_a_suspect_whose_wait_ends_in_a_paused_batch_lets_those_of_others_pass() -> None:
+    async def paused() -> None:
+        world = World(21)
+        await world.boot()
+        world.network.latency_s = 1e6
+        batches = [(await world.create_batch(chat_lines(1))).id for _ in range(2)]
+        await asyncio.sleep(2)
+        await world.crash()
+        await world.boot()
+        await asyncio.sleep(2)
+        await world.crash()
+        world.network = FailingOnceNetwork(world.random)
+        engine = await world.boot()
+        while not world.network.in_flight:
+            await asyncio.sleep(0.1)
+        [(failing, _)] = engine._gate.out
+        batches.remove(failing)
+        for batch_id in (*batches, failing):
+            await engine.pause_batch("default", batch_id)
+        await asyncio.sleep(60)
+        await engine.resume_batch("default", *batches)
+        async with asyncio.timeout(60):
+            [other] = await ended(world, *batches)
+        await engine.resume_batch("default", failing)
+        [batch] = await ended(world, failing)
+        assert (other.counts.completed, batch.counts.completed) == (1, 1)
+
+    simulate(paused())
+
+
 # Full disks
 
 
