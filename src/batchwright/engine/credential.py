@@ -10,7 +10,8 @@ the order of sending, and *accepted* is one that was answered with success.
 - None was: the credential is in doubt. More such requests in a row than so many accepted calls
   explain, and it is stopped, until a call is accepted that was sent after all of them.
 - None will be, as nothing else is left: where they are too few to stop it, they are taken to be at
-  fault themselves once this has lasted for `PATIENCE_S`.
+  fault themselves once this has lasted for `PATIENCE_S`. Not so where the last success is older
+  than that: what was refused first, after a rest, may as well be a key that was changed meanwhile.
 
 A key that is revoked with thousands of calls in flight is refused far more often than that, and
 calls that were sent before may still be accepted for as long as an answer takes. Plain state: no
@@ -42,10 +43,12 @@ class Credential:
     """What the calls of an account have told so far."""
 
     accepted: int = 0  # the number of the last one that was accepted
+    accepted_at: float = 0.0  # a call last was
     packed: int = 0  # requests that were accepted in calls of many, without the first of each
     doubted: int = 0  # of the last one that was refused, of a request that had not been before
     doubted_at: float = 0.0
     doubtful: int = 0  # such requests since a call was accepted that was sent after all of them
+    is_proven: bool = True  # a call was accepted not long before the first of these
     row: int = 0  # refusals, held against no request, since an answer last came
     is_stopped: bool = False  # only checks are sent, one at a time
     void: int = 0  # refusals up to this number were no request's fault
@@ -58,18 +61,19 @@ class Credential:
 
     @property
     def bearable(self) -> int:
-        """Requests in a row that may be at fault themselves; none before the first success."""
+        """Requests in a row that may be at fault themselves; none where no success proves it."""
         share = (self.accepted + self.packed) // SHARE
-        return min(max(share, ROW_MIN), ROW_MAX) if self.accepted else 0
+        return min(max(share, ROW_MIN), ROW_MAX) if self.accepted and self.is_proven else 0
 
     def is_after(self, number: int) -> bool:
         """Whether a call was accepted that was sent after the one with `number`; False for 0."""
         return 0 < number < self.accepted
 
 
-def note_accepted(state: Credential, number: int) -> None:
-    """A call was accepted. While `doubtful` is 0 it is enough to move `accepted`."""
-    state.accepted = max(state.accepted, number)
+def note_accepted(state: Credential, number: int, now: float) -> None:
+    """A call was accepted. While `doubtful` is 0 it is enough to move `accepted` and its time."""
+    state.accepted, state.accepted_at = max(state.accepted, number), now
+    state.is_proven = True
     state.row = 0
     if number > state.doubted:
         state.doubtful = 0
@@ -101,6 +105,8 @@ def note_refused(
         return
     state.row += 1
     if refusal is Refusal.FIRST:
+        if not state.doubtful:
+            state.is_proven = now - state.accepted_at <= PATIENCE_S
         state.doubted, state.doubted_at = max(state.doubted, number), now
         state.doubtful += requests
     if min(state.row, state.doubtful) > state.bearable:

@@ -223,9 +223,9 @@ class Lane:
                 limits_of.settle(limiter, reserved, used, now)
             credential = self._credential
             if is_success and reserved.requests > credential.accepted:
-                credential.accepted = reserved.requests
+                credential.accepted, credential.accepted_at = reserved.requests, now
             if is_success and credential.doubtful:
-                self._note_accepted(reserved.requests)
+                self._note_accepted(reserved.requests, now)
         self._troubles = 0
         if self.tripped_by == "outage":
             self._end_stop()
@@ -292,9 +292,9 @@ class Lane:
             if state.is_refused:
                 self._trip(self._denied, "credential")
 
-    def _note_accepted(self, number: int) -> None:
+    def _note_accepted(self, number: int, now: float) -> None:
         was_stopped = self._credential.is_stopped
-        credentials.note_accepted(self._credential, number)
+        credentials.note_accepted(self._credential, number, now)
         if was_stopped and not self._credential.is_stopped:
             self._check = None
             self._end_stop()

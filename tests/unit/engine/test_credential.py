@@ -24,7 +24,7 @@ def refused(state: Credential, *numbers: int, kind: Refusal = Refusal.FIRST) -> 
 def accepting(*numbers: int) -> Credential:
     state = Credential()
     for number in numbers:
-        note_accepted(state, number)
+        note_accepted(state, number, 0.0)
     return state
 
 
@@ -45,6 +45,16 @@ def test_the_more_was_accepted_the_more_requests_in_a_row_it_takes_to_stop_it(
     assert state.is_stopped
 
 
+def test_after_a_rest_the_first_refusal_stops_it_however_much_was_accepted() -> None:
+    state = accepting(1_000_000)
+    note_refused(state, Refusal.FIRST, 1_000_001, PATIENCE_S + 1)
+    assert state.is_stopped
+    note_accepted(state, 1_000_002, PATIENCE_S + 2)
+    assert not state.is_stopped
+    note_refused(state, Refusal.FIRST, 1_000_003, PATIENCE_S + 3)
+    assert not state.is_stopped
+
+
 def test_requests_in_calls_of_many_count_each() -> None:
     state = accepting(1)
     state.packed = 799
@@ -62,16 +72,16 @@ def test_the_same_few_requests_do_not_stop_it_however_often_they_are_refused() -
 def test_a_call_that_was_sent_before_does_not_end_the_stop_and_one_sent_after_does() -> None:
     state = accepting(10)
     refused(state, *range(20, 30))
-    note_accepted(state, 19)
+    note_accepted(state, 19, 0.0)
     assert state.is_stopped
-    note_accepted(state, 30)
+    note_accepted(state, 30, 0.0)
     assert (state.is_stopped, state.doubtful) == (False, 0)
 
 
 def test_a_first_answer_ends_a_stop_that_few_refusals_before_it_had_caused() -> None:
     state = Credential()
     refused(state, 2)
-    note_accepted(state, 1)
+    note_accepted(state, 1, 0.0)
     assert not state.is_stopped
 
 
@@ -86,7 +96,7 @@ def test_a_refusal_is_held_against_its_request_once_a_later_call_was_accepted() 
     assert judge(state, 0, 0, 0.0) is Refusal.FIRST
     refused(state, 11)
     assert judge(state, 11, 0, 0.0) is Refusal.AGAIN
-    note_accepted(state, 12)
+    note_accepted(state, 12, 0.0)
     assert judge(state, 11, 0, 0.0) is Refusal.HELD_AGAINST
 
 
@@ -114,5 +124,5 @@ def test_what_was_refused_while_the_credential_was_is_forgotten() -> None:
     state = accepting(10)
     refused(state, *range(11, 20))
     state.checked = CHECKS
-    note_accepted(state, 20)
+    note_accepted(state, 20, 0.0)
     assert judge(state, 19, 2, 0.0) is Refusal.FIRST

@@ -182,6 +182,23 @@ def test_a_key_that_fails_again_and_again_costs_no_request() -> None:
     simulate(history())
 
 
+def test_a_small_batch_of_a_key_that_was_revoked_while_nothing_was_sent_loses_nothing() -> None:
+    async def history() -> None:
+        world, network = world_of([])
+        engine = await world.boot()
+        await ended(world, await world.create_batch(chat_lines(200)), within_s=HOUR_S)
+        await asyncio.sleep(HOUR_S)
+        network.is_shut = True
+        batch = await world.create_batch(chat_lines(3))
+        await asyncio.sleep(HOUR_S)
+        assert lane_of(engine).tripped_by == "credential"
+        network.is_shut = False
+        _, errors = await ended(world, batch, within_s=HOUR_S)
+        assert errors == {}
+
+    simulate(history())
+
+
 def test_a_lane_whose_credential_was_stopped_goes_on_as_it_was() -> None:
     async def history() -> None:
         world, network = world_of([])
