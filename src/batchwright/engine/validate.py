@@ -43,7 +43,6 @@ from batchwright.domain.strict_json import (
 
 CUSTOM_ID_BYTES_MAX: Final = 512
 ERRORS_MAX: Final = 1_000
-INDEX_STRIDE: Final = 4_096
 
 ResolveModel = Callable[[str, str], str | None]
 """Given a model and an endpoint: None where somebody serves it there, else what is wrong."""
@@ -58,7 +57,6 @@ class ValidationRules:
     embedding_inputs_max: int | None = 50_000  # over all lines of a batch of embeddings
     line_bytes_max: int = LINE_BYTES_MAX
     one_model_per_file: bool = False
-    default_model: str | None = None  # for a line whose body names none
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +68,6 @@ class ValidationReport:
     lines: int  # physical lines, blank ones included
     model: str | None  # the only model, None where there are several
     estimated_input_bytes: int  # of all bodies together
-    index: array[int]  # offset of the line of request 0, 4096, 8192 … ('Q')
-    index_lines: array[int]  # its line number ('Q')
 
 
 class Validator:
@@ -80,13 +76,10 @@ class Validator:
     __slots__ = (
         "_counts_inputs",
         "_custom_ids",
-        "_default_model",
         "_embedding_inputs",
         "_endpoint",
         "_errors",
         "_errors_left_out",
-        "_index",
-        "_index_lines",
         "_input_bytes",
         "_models",
         "_plain_urls",
@@ -107,8 +100,6 @@ class Validator:
         self._urls = frozenset((rules.endpoint, rules.endpoint.removeprefix("/v1")))
         self._plain_urls = frozenset(url.encode() for url in self._urls)
         self._requests_max = math.inf if rules.requests_max is None else rules.requests_max
-        default = rules.default_model
-        self._default_model = None if default is None else msgspec.json.encode(default)
         self._resolve_model = resolve_model
         self._resolved: dict[bytes, BatchError | None] = {}
         self._models: list[str] = []  # the first two
@@ -119,8 +110,6 @@ class Validator:
         self._total = 0
         self._embedding_inputs = 0
         self._input_bytes = 0
-        self._index = array("Q")
-        self._index_lines = array("Q")
 
     def feed(self, chunk: bytes) -> None:
         """Validate the lines that `chunk` completes."""
@@ -139,24 +128,18 @@ class Validator:
             lines=self._splitter.count,
             model=self._models[0] if len(self._models) == 1 else None,
             estimated_input_bytes=self._input_bytes,
-            index=self._index,
-            index_lines=self._index_lines,
         )
 
     # One line
 
     def _take(self, line: Line, is_doubtful: bool) -> None:
-        number, offset, content = line
-        if self._total % INDEX_STRIDE == 0:
-            self._index.append(offset)
-            self._index_lines.append(number)
         self._total += 1
         if self._total > self._requests_max:
             return  # the file is refused; no memory for the ids of an endless one
         try:
-            self._check_line(content, is_doubtful)
+            self._check_line(line.content, is_doubtful)
         except _LineError as error:
-            self._note(error, number)
+            self._note(error, line.number)
 
     def _note(self, error: _LineError, line: int) -> None:
         if len(self._errors) < ERRORS_MAX:
@@ -237,9 +220,9 @@ class Validator:
 
     def _check_model(self, body: Mapping[str, Raw]) -> None:
         model = body.get("model")
-        text = self._default_model if model is None else bytes(model)
-        if text is None:
+        if model is None:
             raise _missing("body.model")
+        text = bytes(model)
         try:
             error = self._resolved[text]
         except KeyError:

@@ -10,7 +10,6 @@ import pytest
 from batchwright.domain.batch_error import BatchError
 from batchwright.engine.validate import (
     ERRORS_MAX,
-    INDEX_STRIDE,
     SeenIds,
     ValidationReport,
     ValidationRules,
@@ -54,7 +53,6 @@ def test_a_valid_file_is_measured() -> None:
     assert report.errors == ()
     assert (report.total, report.lines, report.model) == (2, 4, "m")
     assert report.estimated_input_bytes == 2 * body_bytes
-    assert (list(report.index), list(report.index_lines)) == ([3], [1])
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 64, 10_000])
@@ -218,14 +216,6 @@ def test_each_endpoint_asks_for_its_keys(
     assert [error.param for error in report.errors] == ([param] if param else [])
 
 
-def test_a_default_model_stands_in_for_a_missing_one() -> None:
-    line = request(url="/v1/moderations", body={"input": "x"})
-
-    report = validate(line, endpoint="/v1/moderations", default_model="omni")
-
-    assert (report.errors, report.model) == ((), "omni")
-
-
 def test_ids_are_told_apart_by_their_exact_bytes() -> None:
     ids = ["a", "A", "é", "e\u0301", " a", "a "]
 
@@ -347,18 +337,6 @@ def test_identical_ids_are_all_refused_in_flat_memory() -> None:
     assert after_bytes - before_bytes < 10_000
     assert len(report.errors) == ERRORS_MAX + 1
     assert report.errors[-1].message.startswith("19,999 lines are wrong.")
-
-
-def test_the_index_finds_lines_from_anywhere_in_the_file() -> None:
-    lines = [b"" if n % 10 == 9 else request(str(n)) for n in range(3 * INDEX_STRIDE)]
-    data = b"\n".join(lines)
-
-    report = validate(*lines)
-
-    for position, (offset, line) in enumerate(zip(report.index, report.index_lines, strict=True)):
-        found = data[offset:].split(b"\n", 1)[0]
-        assert found == lines[line - 1]
-        assert sum(map(bool, lines[: line - 1])) == position * INDEX_STRIDE
 
 
 def test_seen_ids_forget_nothing_when_they_grow_and_stay_small() -> None:
