@@ -62,8 +62,8 @@ def file_chunks(path: Path) -> Iterator[bytes]:
 
 def line_chunks(lines: Iterator[bytes]) -> Iterator[bytes]:
     """Request lines in pieces."""
-    while chunk := take_chunk(lines):
-        yield chunk
+    while (chunk := take_chunk(lines)).lines:
+        yield chunk.content
 
 
 async def inspect(

@@ -24,6 +24,13 @@ class Written(NamedTuple):
     lines: int  # physical ones
 
 
+class Chunk(NamedTuple):
+    """Some lines with their ends."""
+
+    content: bytes
+    lines: int
+
+
 async def write_requests(node: Node, lines: Iterator[bytes]) -> Written:
     """Store request lines as a file for batches, in bounded memory.
 
@@ -40,7 +47,7 @@ async def write_chosen(node: Node, file_id: str, is_chosen: Callable[[int], bool
     return await _store(node, _chosen(node, file_id, is_chosen))
 
 
-async def _store(node: Node, chunks: AsyncIterator[bytes]) -> Written:
+async def _store(node: Node, chunks: AsyncIterator[Chunk]) -> Written:
     made = node.engine.new_file(
         DEFAULT_TENANT, purpose="batch", filename=FILE_NAME, size_bytes=0, sha256=None
     )
@@ -48,8 +55,8 @@ async def _store(node: Node, chunks: AsyncIterator[bytes]) -> Written:
     writer = await node.blobs.open_writer(key)
     lines = 0
     try:
-        async for chunk in chunks:
-            lines += chunk.count(b"\n")
+        async for chunk, count in chunks:
+            lines += count
             await writer.write(chunk)
         size_bytes, sha256 = await writer.finish()
     finally:
@@ -60,12 +67,12 @@ async def _store(node: Node, chunks: AsyncIterator[bytes]) -> Written:
     return Written(file, lines)
 
 
-async def _chunks(node: Node, lines: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while chunk := await node.blobs.offload(partial(take_chunk, lines)):
+async def _chunks(node: Node, lines: Iterator[bytes]) -> AsyncIterator[Chunk]:
+    while (chunk := await node.blobs.offload(partial(take_chunk, lines))).lines:
         yield chunk
 
 
-def take_chunk(lines: Iterator[bytes]) -> bytes:
+def take_chunk(lines: Iterator[bytes]) -> Chunk:
     """The next lines with their ends, about `CHUNK_BYTES` of them; empty at the end."""
     gathered: list[bytes] = []
     size_bytes = 0
@@ -74,16 +81,19 @@ def take_chunk(lines: Iterator[bytes]) -> bytes:
         size_bytes += len(line) + 1
         if size_bytes >= CHUNK_BYTES:
             break
-    return b"\n".join([*gathered, b""])
+    count = len(gathered)
+    gathered.append(b"")
+    return Chunk(b"\n".join(gathered), count)
 
 
 async def _chosen(
     node: Node, file_id: str, is_chosen: Callable[[int], bool]
-) -> AsyncIterator[bytes]:
+) -> AsyncIterator[Chunk]:
     chooser = _Chooser(is_chosen)
     extents = await node.store.get_extents(DEFAULT_TENANT, file_id)
     async for lines in input_lines(node.blobs, extents):
-        yield await node.blobs.offload(partial(chooser.choose, lines))
+        chunk = await node.blobs.offload(partial(chooser.choose, lines))
+        yield Chunk(chunk, chunk.count(b"\n"))
 
 
 class _Chooser:
