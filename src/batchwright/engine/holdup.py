@@ -80,12 +80,13 @@ def _of_lanes(run: BatchRun) -> Holdup | None:
 
 
 def _of_lane(lane: Lane, run: BatchRun) -> Holdup | None:
-    stop, message = lane.tripped_by, lane.holds_back()
+    flow = run._flows[lane]
+    stop, message = lane.tripped_by, lane.holds_back(flow)
     if message is None:
         return None
     if stop is not None:
         return Holdup(what=stop, message=message, provider=lane.name, wait_s=lane.probe_in_s)
-    binding = lane.binding()
+    binding = lane.binding(flow)
     if binding is None:
         return None
     holdup = Holdup(
@@ -99,7 +100,7 @@ def _of_lane(lane: Lane, run: BatchRun) -> Holdup | None:
         wait_s=binding.wait_s,
         in_flight=lane.in_flight,
     )
-    return _shared(holdup, binding.what, binding.message, run._flows[lane], lane.contenders)
+    return _shared(holdup, binding.what, binding.message, flow, lane.contenders)
 
 
 def _unit(lane: Lane, what: Bound) -> Kind | Literal["calls"] | None:

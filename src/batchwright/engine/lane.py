@@ -321,18 +321,22 @@ class Lane:
         self._probe_at = 0.0
         self.wake()
 
-    def binding(self) -> Binding | None:
-        """The limit that binds now, with its figures; None if nothing does."""
+    def binding(self, flow: Flow[Job] | None = None) -> Binding | None:
+        """The limit that binds now, with its figures; None if nothing does. Of a flow: the one
+        that binds its next job."""
         limiter, now = self._limiter, self._runtime.monotonic()
-        if self._timer is not None and (job := self._queue.peek()) is not None:
+        job = flow.ready[0] if flow is not None and flow.ready else self._queue.peek()
+        if job is not None and (self._timer is not None or limiter.tells_models_apart):
             limits_of.delay_s(limiter, job.cost, now)  # asleep for long: does it still bind?
-        return limits_of.binding(limiter, now, self.in_flight + self._kept_for_live(now))
+        model = None if flow is None or job is None else job.cost.model
+        return limits_of.binding(limiter, now, self.in_flight + self._kept_for_live(now), model)
 
-    def holds_back(self) -> str | None:
-        """What keeps this lane from sending now, in words for a person; None if nothing does."""
+    def holds_back(self, flow: Flow[Job] | None = None) -> str | None:
+        """What keeps this lane, or a flow of it, from sending now, in words for a person; None if
+        nothing does."""
         if self.tripped is not None:
             return self.tripped
-        binding = self.binding()
+        binding = self.binding(flow)
         return None if binding is None else f"{self.name}: {binding.message}"
 
     # Workers

@@ -410,15 +410,18 @@ def _keep(limiter: Limiter, *kept: Meter) -> None:
 # What holds it back
 
 
-def binding(limiter: Limiter, now: float, in_flight: int = 0) -> Binding | None:
-    """The limit that binds now, with figures; None if nothing does."""
+def binding(
+    limiter: Limiter, now: float, in_flight: int = 0, model: str | None = None
+) -> Binding | None:
+    """The limit that binds now, with figures; None if nothing does. Limits that do not count the
+    calls of `model` are none to it."""
     if limiter.paused_until > now:
         left_s = limiter.paused_until - now
         return Binding("wait", f"the provider asked to wait {left_s:,.0f} s more", wait_s=left_s)
-    if limiter.bound_by is not None and now - limiter.bound_at <= BOUND_FOR_S:
-        bound = limiter.bound_by
-        if not isinstance(bound, Meter):
-            return _of_learned(bound, now)
+    bound = limiter.bound_by if now - limiter.bound_at <= BOUND_FOR_S else None
+    if isinstance(bound, Learned):
+        return _of_learned(bound, now)
+    if bound is not None and (model is None or _counts(limiter, bound, model)):
         return _of_meter(bound, now, is_one_of_several=len(_alike(limiter, bound)) > 1)
     if in_flight >= limiter.concurrency.allowed:
         return _of_concurrency(limiter.concurrency, in_flight)

@@ -627,9 +627,16 @@ def test_batches_of_models_with_limits_of_their_own_each_go_at_theirs() -> None:
 
             return work.job(model, tokens=10, model=model, then=told)
 
+        flows = {}
         for model in limits:
-            flow_of(work.lane, *[job(model) for _ in range(12_000)])
+            flows[model] = flow_of(work.lane, *[job(model) for _ in range(20_000)])
         await asyncio.sleep(130)
+        for model, flow in flows.items():  # and each is told of its own, if it waits at all
+            binding = work.lane.binding(flow)
+            assert binding is None or f" for {model}" in binding.message
+        binding = work.lane.binding(flows["small"])
+        assert binding is not None
+        assert binding.limit == 6_000
         for model, limit in limits.items():
             calls = sum(name == model for at, name in work.sent if 10 <= at < 130)
             assert 0.9 * limit <= calls * 10 / 2 <= 1.01 * limit

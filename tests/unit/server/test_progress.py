@@ -59,8 +59,8 @@ def lane(reason: str | None) -> Any:
     binding = None if reason is None else Binding("concurrency", reason, 50.0)
     return Named(
         name="lane",
-        holds_back=lambda: reason and f"lane: {reason}",
-        binding=lambda: binding,
+        holds_back=lambda _flow: reason and f"lane: {reason}",
+        binding=lambda _flow: binding,
         tripped_by=None,
         in_flight=50 if reason else 0,
         contenders=[],
