@@ -79,7 +79,7 @@ class Gateway:
                 await ended.wait()
             raise
         finally:
-            self._drop_live(job, done)
+            self._drop_live(route, job, done)
 
     @asynccontextmanager
     async def stream(self, route: Route, call: Call) -> AsyncIterator[StreamedAnswer]:
@@ -108,7 +108,7 @@ class Gateway:
             closed.set()
             if overheard is not None:
                 _settle(route, job, call, overheard.usage())
-            self._drop_live(job, opened)
+            self._drop_live(route, job, opened)
 
     def _queue_live(
         self, route: Route, run: LiveRun, call: Call, asked: asyncio.Future[Any]
@@ -141,9 +141,9 @@ class Gateway:
         else:
             lane.note_failure(job, decision, seen, said_of(outcome))
 
-    def _drop_live(self, job: LiveJob, asked: asyncio.Future[Any]) -> None:
+    def _drop_live(self, route: Route, job: LiveJob, asked: asyncio.Future[Any]) -> None:
         """Let go of a call that nobody waits for any more: sent or not."""
-        job.cancel()
+        route.lane.drop_live(job)
         self._asked.pop(asked, None)
 
     def _has_left(self, asked: asyncio.Future[Any]) -> bool:

@@ -96,7 +96,7 @@ class Lane:
         self._slots_taken = 0
         self._queue: FairQueue[Job] = FairQueue()
         self._flows: dict[Flow[Job], None] = {}  # attached
-        self._live: deque[LiveJob] = deque()
+        self._live: dict[LiveJob, None] = {}  # whose turn has not come, the first first
         self._live_in_flight: dict[Job, None] = {}
         self._live_room = LiveRoom()
         self._parked: deque[asyncio.Future[None]] = deque()
@@ -181,11 +181,14 @@ class Lane:
 
     def submit_live(self, job: LiveJob) -> None:
         """Queue a call that somebody waits for; it goes before all batch work."""
-        self._live.append(job)
-        waiting = sum(not each.is_cancelled for each in self._live)
-        at_once = waiting + len(self._live_in_flight)
+        self._live[job] = None
+        at_once = len(self._live) + len(self._live_in_flight)
         self._live_room.note(at_once, self._runtime.monotonic())
         self.wake()
+
+    def drop_live(self, job: LiveJob) -> None:
+        """Forget a live call whose client has left before its turn. Harmless once it runs."""
+        self._live.pop(job, None)
 
     def refuses_live(self) -> str | None:
         """Why a live call need not wait here: the lane is down, and it is no time to probe it."""
@@ -406,11 +409,9 @@ class Lane:
             return None  # the next call that ends looks again
         if self.tripped is not None and in_flight:
             return None  # one probe at a time
-        live = self._live
-        while live and live[0].is_cancelled:
-            live.popleft()
-        if live:
-            job: Job | None = live[0]
+        live = next(iter(self._live), None)
+        if live is not None:
+            job: Job | None = live
         elif self.is_held or self._slots_taken >= allowed + SPARE_SLOTS:
             return None
         elif self._credential.is_stopped:
@@ -420,7 +421,7 @@ class Lane:
         if job is None:
             return None
         now = self._runtime.monotonic()
-        if not live and self._live_room.peak:
+        if live is None and self._live_room.peak:
             in_flight += self._kept_for_live(now)
             if in_flight >= allowed:
                 return None
@@ -433,8 +434,9 @@ class Lane:
         if wait > 0 or self._probe_at > now:
             self._wake_in(max(wait, self._probe_at - now))
             return None
-        if live:
-            self._live_in_flight[live.popleft()] = None
+        if live is not None:
+            del self._live[live]
+            self._live_in_flight[live] = None
         else:
             job = other or self._queue.take()
             self._slots_taken += 1
@@ -502,17 +504,14 @@ LiveRun = Callable[[], Awaitable[None]]
 
 
 class LiveJob:
-    """A call that a client waits for: it holds a worker while it runs.
-
-    Cancelled before its turn it sends nothing, takes nothing of the limits and holds no body.
-    """
+    """A call that a client waits for: it holds a worker while it runs."""
 
     def __init__(self, run: LiveRun, expect: Callable[[], Cost]) -> None:
         self.cost = expect()
         self.reserved: Reservation | None = None
         self.is_noted = False
         self._expect = expect
-        self._run: LiveRun | None = run
+        self._run = run
 
     @property
     def tokens(self) -> int:
@@ -521,14 +520,5 @@ class LiveJob:
     def estimate(self) -> None:
         self.cost = self._expect()
 
-    @property
-    def is_cancelled(self) -> bool:
-        return self._run is None
-
-    def cancel(self) -> None:
-        """Nobody waits for it any more. Harmless once it runs."""
-        self._run = None
-
     async def run(self) -> None:
-        if self._run is not None:
-            await self._run()
+        await self._run()

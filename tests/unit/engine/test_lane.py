@@ -181,17 +181,30 @@ def test_slots_bound_what_is_sent_before_anything_is_durable() -> None:
     simulate(history())
 
 
-def test_a_live_call_that_is_cancelled_before_its_turn_is_not_sent() -> None:
+def test_a_live_call_that_is_dropped_before_its_turn_is_not_sent() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=1)
         jobs = [work.job(f"live {i}", tokens=5) for i in range(3)]
         for job in jobs:
             work.lane.submit_live(job)
         await asyncio.sleep(0.5)
-        jobs[1].cancel()
-        assert jobs[1].is_cancelled
+        work.lane.drop_live(jobs[1])
         await asyncio.sleep(5)
         assert work.names() == ["live 0", "live 2"]
+
+    simulate(history())
+
+
+def test_live_calls_whose_clients_have_left_do_not_pile_up_behind_a_long_one() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=1)
+        work.lane.submit_live(work.job("long", latency_s=600))
+        await asyncio.sleep(1)
+        for _ in range(10_000):
+            left = work.job("left")
+            work.lane.submit_live(left)
+            work.lane.drop_live(left)
+        assert not work.lane._live
 
     simulate(history())
 
@@ -236,7 +249,7 @@ def test_no_place_is_kept_for_live_calls_whose_clients_have_left() -> None:
         for _ in range(4):
             left = work.job("live")
             work.lane.submit_live(left)
-            left.cancel()
+            work.lane.drop_live(left)
         await asyncio.sleep(5)
         assert work.lane.in_flight == 7
 
