@@ -40,6 +40,7 @@ _decode_value = msgspec.json.Decoder().decode
 
 
 _EMPTY: Final = b"[]"
+BESIDE_BYTES_MAX: Final = 2**20  # the items apart: what all answers may have more than the call's
 
 
 def unpack(body: bytes, parts: Sequence[Part]) -> list[CheckedAnswer]:
@@ -53,6 +54,7 @@ def unpack(body: bytes, parts: Sequence[Part]) -> list[CheckedAnswer]:
     items = _in_order(items, sum([part.inputs for part in parts]))
     weights = [len(part.items) for part in parts]
     texts = _usage_texts(members.get("usage"), weights)
+    _check_repeated(members, body, len(parts))
     frames, around = _Frames("embedding"), dict[bytes | None, _Around]()
     cut = iter(items)
     answers: list[CheckedAnswer] = []
@@ -204,6 +206,14 @@ def _by_index(items: list[_Item]) -> list[_Item]:
 
 
 # The text of an answer
+
+
+def _check_repeated(members: _Members, body: bytes, parts: int) -> None:
+    """Raises `BadAnswer` where the answers would be much larger than the one they come from: what
+    stands around its items stands around those of each."""
+    beside = sum(map(len, _around_data(members, None)))
+    if beside * parts > BESIDE_BYTES_MAX + len(body):
+        raise BadAnswer(f"{beside:,} bytes beside its items would stand in each of {parts} answers")
 
 
 def _around_data(members: _Members, usage: bytes | None) -> _Around:

@@ -264,6 +264,20 @@ def test_other_members_stand_in_every_answer_as_they_came() -> None:
     assert first["data"][0]["100%"] == "\x85"
 
 
+@pytest.mark.parametrize(
+    "members",
+    [{"model": "m" * 10_000}, {"n" * 10_000: 1}, {"usage": {"prompt_tokens": 1, "x": "y" * 9_000}}],
+    ids=["a value", "a name", "the usage"],
+)
+def test_an_answer_whose_other_members_would_fill_the_memory_is_refused(
+    members: dict[str, Any],
+) -> None:
+    parts = [part_of(str(number)) for number in range(256)]
+    whole = json.loads(answer_of([item_of(number) for number in range(256)])) | members
+    with pytest.raises(BadAnswer, match="beside its items would stand in each of 256 answers"):
+        unpack(json.dumps(whole).encode(), parts)
+
+
 def test_no_line_is_broken_by_a_line_separator() -> None:
     body = '{"data":[{"embedding":[1]},{"embedding":[2]}],"\u2028":"\u2029\x85"}\r\n'.encode()
     first, _ = unpack(body, PAIR)
