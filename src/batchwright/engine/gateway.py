@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import structlog
+
 from batchwright.domain.answers import told_usage
 from batchwright.domain.errors import NotSent, TransportError
 from batchwright.domain.limits import LimitSeen
@@ -19,6 +21,8 @@ from batchwright.engine.retry import DONE, decide, said_of
 from batchwright.engine.routing import Route
 from batchwright.engine.runtime import Runtime
 from batchwright.providers.base import Answer, Call, StreamedAnswer
+
+log = structlog.get_logger()
 
 
 class Gateway:
@@ -45,8 +49,9 @@ class Gateway:
     async def call(self, route: Route, call: Call) -> Answer:
         """One call through the lane of a route, before all batch work. Raises `TransportError`.
 
-        Cancelled before its turn, it is never sent; after that it cannot be called back, and the
-        cancellation waits for its end: until then its body is in memory.
+        An error of ours is raised here as well: it costs no other call. Cancelled before its turn,
+        it is never sent; after that it cannot be called back, and the cancellation waits for its
+        end: until then its body is in memory.
         """
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         is_sent, ended = False, asyncio.Event()
@@ -57,16 +62,14 @@ class Gateway:
                 return
             is_sent = True
             try:
-                answer = await route.provider.transport.send(call)
-            except TransportError as error:
-                self._note_live(route, job, error)
-                if not done.cancelled():
+                answer = await self._send(route, job, call)
+            except Exception as error:
+                if not isinstance(error, TransportError):
+                    log.error("live call failed by an error of batchwright", exc_info=error)
+                if not done.done():
                     done.set_exception(error)
             else:
-                self._note_live(route, job, answer)
-                if 200 <= answer.status < 300:
-                    _settle(route, job, call, told_usage(answer.body))
-                if not done.cancelled():
+                if not done.done():
                     done.set_result(answer)
             finally:
                 ended.set()
@@ -110,6 +113,18 @@ class Gateway:
                 _settle(route, job, call, overheard.usage())
             self._drop_live(route, job, opened)
 
+    async def _send(self, route: Route, job: LiveJob, call: Call) -> Answer:
+        """Make a call whose turn it is, and let the lane learn from it."""
+        try:
+            answer = await route.provider.transport.send(call)
+        except TransportError as error:
+            self._note_live(route, job, error)
+            raise
+        self._note_live(route, job, answer)
+        if 200 <= answer.status < 300:
+            _settle(route, job, call, told_usage(answer.body))
+        return answer
+
     def _queue_live(
         self, route: Route, run: LiveRun, call: Call, asked: asyncio.Future[Any]
     ) -> LiveJob:
@@ -118,8 +133,11 @@ class Gateway:
             raise NotSent("The server is stopping; nothing was sent.")
         if reason := route.lane.refuses_live():
             raise NotSent(f"{reason}; nothing was sent.")
+        if long_wait := route.lane.long_wait():
+            raise long_wait
         self._asked[asked] = None
-        job = LiveJob(run, partial(estimate, route.tokens, len(call.body)))
+        expect = partial(estimate, route.tokens, len(call.body))
+        job = LiveJob(run, expect, refuse=partial(self._refuse, asked))
         route.lane.submit_live(job)
         return job
 
@@ -145,6 +163,12 @@ class Gateway:
         """Let go of a call that nobody waits for any more: sent or not."""
         route.lane.drop_live(job)
         self._asked.pop(asked, None)
+
+    def _refuse(self, asked: asyncio.Future[Any], reason: NotSent) -> None:
+        """Tell the client of a call whose turn has not come that it will not be sent."""
+        self._asked.pop(asked, None)
+        if not asked.done():
+            asked.set_exception(reason)
 
     def _has_left(self, asked: asyncio.Future[Any]) -> bool:
         """Whether the client of a live call, whose turn it is now, waits no more."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 from zlib import crc32
 
+from batchwright.domain.errors import AskedToWait, NotSent
 from batchwright.domain.limits import Cost, Kind, LimitSeen, Tokens
 from batchwright.engine import credential as credentials
 from batchwright.engine import limiter as limits_of
@@ -39,6 +40,7 @@ SPARE_SLOTS = 256
 TROUBLES_BEFORE_TRIP = 20  # in a row, over all requests of the lane
 PROBE_EVERY_S = 30.0
 SKIP_EVERY = 4  # one check in so many is taken from further behind
+LIVE_WAIT_S_MAX = 30.0  # a longer wait that the provider asked for is told to its client
 
 Stop = Literal["credential", "outage"]
 """Why a lane is tripped: it refuses our credential, or is down."""
@@ -190,6 +192,11 @@ class Lane:
         """Forget a live call whose client has left before its turn. Harmless once it runs."""
         self._live.pop(job, None)
 
+    def long_wait(self) -> AskedToWait | None:
+        """The wait that the provider asked for, where it is longer than a live call should hang."""
+        left_s = limits_of.told_wait_s(self._limiter, self._runtime.monotonic())
+        return AskedToWait(self.name, left_s) if left_s > LIVE_WAIT_S_MAX else None
+
     def refuses_live(self) -> str | None:
         """Why a live call need not wait here: the lane is down, and it is no time to probe it."""
         if self.tripped is None or self._runtime.monotonic() >= self._probe_at:
@@ -268,6 +275,14 @@ class Lane:
             else:
                 limits_of.on_overload(limiter, job.reserved, now, told_s)
                 self._note_trouble(f"{self.name} does not answer: {said}", is_told=bool(told_s))
+        if self._live and (long_wait := self.long_wait()):
+            self._refuse_live(long_wait)
+
+    def _refuse_live(self, reason: NotSent) -> None:
+        """Send none of the live calls that wait."""
+        refused, self._live = self._live, {}
+        for job in refused:
+            job.refuse(reason)
 
     def settle(self, job: Job, used: Tokens) -> None:
         """What a call used became known after its end was noted."""
@@ -506,7 +521,15 @@ LiveRun = Callable[[], Awaitable[None]]
 class LiveJob:
     """A call that a client waits for: it holds a worker while it runs."""
 
-    def __init__(self, run: LiveRun, expect: Callable[[], Cost]) -> None:
+    def __init__(
+        self,
+        run: LiveRun,
+        expect: Callable[[], Cost],
+        *,
+        refuse: Callable[[NotSent], None] = _raise,
+    ) -> None:
+        """`refuse` is called in the place of `run` where it is not to be sent."""
+        self.refuse = refuse
         self.cost = expect()
         self.reserved: Reservation | None = None
         self.is_noted = False

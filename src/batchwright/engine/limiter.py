@@ -56,6 +56,7 @@ __all__ = [
     "settle",
     "start",
     "take",
+    "told_wait_s",
     "wait_s",
 ]
 
@@ -296,6 +297,11 @@ def on_lost(limiter: Limiter, reserved: Reservation) -> None:
 def pause(limiter: Limiter, told_s: float, now: float) -> None:
     """The provider asked to wait, with an answer that tells nothing else."""
     limiter.paused_until = max(limiter.paused_until, now + min(told_s, WAIT_S_MAX))
+
+
+def told_wait_s(limiter: Limiter, now: float) -> float:
+    """Seconds left of a wait that the provider asked for; 0 without one."""
+    return max(limiter.paused_until - now, 0.0)
 
 
 def on_overload(

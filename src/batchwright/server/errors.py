@@ -15,7 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
-from batchwright.domain.errors import AnswerTooLarge, NoSpace, TransportError, UsageError
+from batchwright.domain.errors import (
+    AnswerTooLarge,
+    AskedToWait,
+    NoSpace,
+    TransportError,
+    UsageError,
+)
 from batchwright.domain.result import Code
 
 log = structlog.get_logger()
@@ -113,6 +119,9 @@ def error_response(error: Exception, *, method: str = "", path: str = "") -> Res
             message = f"The provider's answer is not handed on: {str(error).rstrip('.')}."
             headers = {"x-should-retry": "false"}
             return _answer(502, message, code=Code.RESPONSE_TOO_LARGE.wire, headers=headers)
+        case AskedToWait():
+            headers = _retry_after(error.wait_s)
+            return _answer(429, str(error), code="rate_limit_exceeded", headers=headers)
         case TransportError():
             return _answer(502, _UNREACHED, code="upstream_failed")
         case _:
@@ -179,13 +188,17 @@ def _type_of(status: int) -> str:
 def _usage_headers(error: UsageError) -> dict[str, str]:
     """What tells an SDK whether to try again: by default it repeats every 409 and 429."""
     if isinstance(error, TooManyRequests):
-        headers = {"retry-after": str(max(1, round(error.retry_after_s + 0.5)))}
+        headers = _retry_after(error.retry_after_s)
         return headers if error.is_curable else {**headers, "x-should-retry": "false"}
     if isinstance(error, RangeNotSatisfiable):
         return {"content-range": f"bytes */{error.size_bytes}"}
     if isinstance(error, Unauthorized):
         return {"www-authenticate": "Bearer"}
     return {"x-should-retry": "false"} if error.status == 409 else {}
+
+
+def _retry_after(wait_s: float) -> dict[str, str]:
+    return {"retry-after": str(max(1, round(wait_s + 0.5)))}
 
 
 def _bad_parameter(error: RequestValidationError) -> tuple[str, str | None, str]:

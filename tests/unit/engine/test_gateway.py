@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from batchwright.domain.errors import Ambiguous, NotSent, TransportError
+from batchwright.domain.errors import Ambiguous, AskedToWait, NotSent, TransportError
 from batchwright.engine.engine import Engine
 from batchwright.engine.lane import LaneLimits
 from batchwright.engine.limiter import Declared
@@ -92,6 +92,67 @@ def test_at_a_stop_a_live_call_under_way_is_answered_and_one_that_waits_is_refus
     simulate(stopped())
 
 
+def test_an_error_of_ours_costs_the_live_call_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def failing() -> None:
+        world = World(6)
+        engine = await world.boot()
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.gateway, "_note_live", _break)
+            with pytest.raises(ZeroDivisionError):
+                await engine.gateway.call(*asked(engine, b"first"))
+        assert (await engine.gateway.call(*asked(engine, b"second"))).status == 200
+        assert not engine.failed.is_set()
+
+    simulate(failing())
+
+
+def _break(*_: object) -> None:
+    raise ZeroDivisionError
+
+
+# A wait that the provider asked for
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_live_calls_that_would_wait_for_long_are_refused_with_the_wait(is_streamed: bool) -> None:
+    async def refused() -> None:
+        world = World(7, limits=LaneLimits(max_concurrency=1))
+        world.network = network = OneReply(429, b'{"error":{"message":"later"}}')
+        network.headers = {"retry-after": "3600"}
+        engine = await world.boot()
+        first = asyncio.create_task(call_once(engine, b"first", is_streamed=is_streamed))
+        await asyncio.sleep(0.5)
+        waiting = asyncio.create_task(engine.gateway.call(*asked(engine, b"waiting")))
+        await first
+        with pytest.raises(AskedToWait) as told:
+            await waiting
+        assert told.value.wait_s == pytest.approx(3600, abs=2)
+        await asyncio.sleep(10)
+        with pytest.raises(AskedToWait) as told:
+            async with engine.gateway.stream(*asked(engine, b"later")):
+                pass
+        assert told.value.wait_s == pytest.approx(3590, abs=2)
+
+    simulate(refused())
+
+
+def test_a_live_call_waits_out_a_short_wait_that_the_provider_asked_for() -> None:
+    async def answered() -> None:
+        world = World(8)
+        world.network = network = OneReply(429, b"{}")
+        network.headers = {"retry-after": "20"}
+        engine = await world.boot()
+        await call_once(engine, b"first", is_streamed=False)
+        network.status, network.headers = 200, {}
+        began_at = asyncio.get_running_loop().time()
+        assert (await engine.gateway.call(*asked(engine, b"second"))).status == 200
+        assert 19 < asyncio.get_running_loop().time() - began_at < 23
+
+    simulate(answered())
+
+
 # What a live call takes of a token limit
 
 IMAGE = 1_300_000 * b"x"  # no text: far fewer tokens than a quarter of its bytes
@@ -117,7 +178,7 @@ class OneReply(ScriptedNetwork):
         await asyncio.sleep(1)
         if self._failure is not None:
             raise self._failure
-        return Answer(self.status, {}, b"".join(self._chunks))
+        return Answer(self.status, self.headers, b"".join(self._chunks))
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[StreamedAnswer]:

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from batchwright.domain.errors import (
     Ambiguous,
     AnswerTooLarge,
+    AskedToWait,
     Conflict,
     Damaged,
     NoSpace,
@@ -41,6 +42,7 @@ from batchwright.server.errors import (
         (TooManyRequests("x", retry_after_s=1), 429, "rate_limit_error"),
         (HTTPException(405), 405, "invalid_request_error"),
         (NotSent("x"), 502, "server_error"),
+        (AskedToWait("x", 60), 429, "rate_limit_error"),
         (Ambiguous("x"), 502, "server_error"),
         (AnswerTooLarge("x"), 502, "server_error"),
         (NoSpace("x"), 507, "server_error"),
@@ -69,6 +71,13 @@ def test_only_a_conflict_and_an_incurable_limit_tell_the_sdk_not_to_retry() -> N
     assert error_response(incurable).headers["retry-after"] == "1"
     assert told not in error_response(TooManyRequests("x", retry_after_s=1)).headers
     assert told not in error_response(UsageError("x")).headers
+
+
+def test_a_wait_that_a_provider_asked_for_is_told_with_its_name_and_length() -> None:
+    answer = error_response(AskedToWait("acme", 3599.2))
+
+    assert answer.headers["retry-after"] == "3600"
+    assert b"acme asked to wait 3,599 s more; nothing was sent." in bytes(answer.body)
 
 
 def test_what_storage_says_stays_inside() -> None:
