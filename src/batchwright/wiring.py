@@ -193,7 +193,8 @@ def _configured(provider: ProviderConfig, runtime: Runtime) -> Account:
         tokens_per_minute=provider.tokens_per_minute,
     )
     limits = LaneLimits(provider.max_concurrency, declared, provider.max_attempts)
-    lane = Lane(provider.name, limits=limits, runtime=runtime)
+    upstream = provider.base_url.rstrip("/")
+    lane = Lane(provider.name, limits=limits, runtime=runtime, upstream=upstream)
     return Account(made, lane, models=provider.models)
 
 

@@ -249,6 +249,7 @@ class World:
         self.settings = settings or EngineSettings(reserve_bytes=0)
         self.engine: Engine | None = None
         self.provider_name = ScriptedProvider.name
+        self.upstream = ""
         self.models: tuple[str, ...] = ("m",)  # as configured; empty: the provider is asked
 
     async def _pause(self) -> None:
@@ -256,7 +257,7 @@ class World:
 
     async def boot(self) -> Engine:
         """A new process starts on what is there."""
-        lane = Lane("upstream", limits=self.limits, runtime=self.runtime)
+        lane = Lane("upstream", limits=self.limits, runtime=self.runtime, upstream=self.upstream)
         provider = ScriptedProvider(self.network)
         provider.name = self.provider_name
         router = Router([Account(provider, lane, models=self.models)])

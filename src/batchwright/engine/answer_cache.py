@@ -44,7 +44,7 @@ from batchwright.engine.input import input_lines
 from batchwright.engine.preparation import Preparation
 from batchwright.engine.reader import ROUTE_EVERY_S
 from batchwright.engine.recovery import read_whole_records
-from batchwright.engine.routing import Router, UnknownModel
+from batchwright.engine.routing import Route, Router, UnknownModel
 from batchwright.engine.runtime import Runtime
 from batchwright.store.base import EngineStore
 
@@ -133,7 +133,7 @@ class AnswerCache:
         self._preparation = preparation
         self._earlier: list[_Earlier] = []
         self._waited_s = 0.0  # for providers that have not said what they serve
-        self._routes: dict[str, bytes | None] = {}  # by model, as JSON; None: nobody serves it
+        self._routes: dict[str, Route | None] = {}  # by model; None: nobody serves it
 
     async def recall(self, is_stopping: Callable[[], bool]) -> Bodies | None:
         """Copy every answer that is there. Leaves early, resumable, on a stop.
@@ -317,20 +317,25 @@ class AnswerCache:
         return [
             copy
             for copy in copies
-            if self._route(models[copy.line]) == route_of(text := texts[copy.place])
+            if _is_by(self._route(models[copy.line]), copy.source, text := texts[copy.place])
             and not says_it_failed(endpoint, body_of(text))
         ]
 
-    def _route(self, model: str) -> bytes | None:
+    def _route(self, model: str) -> Route | None:
         if model not in self._routes:
             try:
-                self._routes[model] = self._router.find(model).name_json
+                self._routes[model] = self._router.find(model)
             except UnknownModel:
                 self._routes[model] = None
         return self._routes[model]
 
     def _warn(self, what: str, error: StorageError) -> None:
         log.warning(what, batch=self._batch.id, reason=str(error))
+
+
+def _is_by(route: Route | None, record: Record, text: bytes) -> bool:
+    """Whether a result came by a route: from the same place, of the same name and model."""
+    return route is not None and record.lane == route.lane.tag and route_of(text) == route.name_json
 
 
 def _models(lines: Sequence[Line]) -> dict[int, str]:

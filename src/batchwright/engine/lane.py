@@ -83,9 +83,12 @@ class LaneLimits:
 class Lane:
     """The calls to one account at a provider, in one mode."""
 
-    def __init__(self, name: str, *, limits: LaneLimits, runtime: Runtime) -> None:
+    def __init__(
+        self, name: str, *, limits: LaneLimits, runtime: Runtime, upstream: str = ""
+    ) -> None:
+        """`upstream` tells where the account is: another place is another lane to the records."""
         self.name = name
-        self.tag = crc32(name.encode())  # what account records call the lane
+        self.tag = crc32(f"{name} {upstream}".encode())  # what account records call the lane
         self.limits = limits
         self.slots = limits.max_concurrency + SPARE_SLOTS
         self.in_flight = 0

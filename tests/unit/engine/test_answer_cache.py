@@ -261,6 +261,24 @@ def test_an_answer_that_came_another_way_than_it_would_now_is_not_taken() -> Non
     simulate(rerouted())
 
 
+def test_an_answer_that_came_from_another_place_under_the_same_name_is_not_taken() -> None:
+    async def moved() -> None:
+        world = World(1)
+        world.upstream = "http://first.invalid/v1"
+        await world.boot()
+        await done(world, ["a"])
+        for upstream in ("http://second.invalid/v1", "http://second.invalid/v1"):
+            assert world.engine is not None
+            await world.engine.stop()
+            world.upstream = upstream
+            await world.boot()
+            _, results = await done(world, ["a"])
+        assert world.network.ledger == ["a", "a"]
+        assert cached_from(results) != [None]  # a restart alone changes nothing
+
+    simulate(moved())
+
+
 def loading_until(at: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the provider say only then what it serves, in seconds of the virtual clock."""
 
