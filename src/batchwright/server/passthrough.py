@@ -15,8 +15,9 @@ from starlette.routing import Route as HttpRoute
 from starlette.types import Receive, Scope, Send
 
 from batchwright.domain import strict_json
-from batchwright.domain.errors import TransportError, UsageError
+from batchwright.domain.errors import AnswerTooLarge, TransportError, UsageError
 from batchwright.domain.request import with_model
+from batchwright.domain.result import Code
 from batchwright.engine.engine import Engine
 from batchwright.engine.routing import Route
 from batchwright.providers.base import Call, StreamedAnswer
@@ -183,7 +184,7 @@ async def _send_on(answer: StreamedAnswer, send: Send) -> None:
         if not is_events:
             raise
         log.warning("streamed call broke off", reason=str(error))
-        await send({"type": "http.response.body", "body": _broken_off(), "more_body": True})
+        await send({"type": "http.response.body", "body": _broken_off(error), "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
 
@@ -196,8 +197,11 @@ async def _beginning(answer: StreamedAnswer) -> bytes:
     return body
 
 
-def _broken_off() -> bytes:
+def _broken_off(error: TransportError) -> bytes:
     """The event by which the official SDKs learn that a stream failed."""
+    if isinstance(error, AnswerTooLarge):
+        message = f"The rest of the provider's answer is not handed on: {error}."
+        return b"data: %b\n\n" % error_object(502, message, code=Code.RESPONSE_TOO_LARGE.wire)
     message = "The provider's answer broke off."
     return b"data: %b\n\n" % error_object(502, message, code="upstream_failed")
 

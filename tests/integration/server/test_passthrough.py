@@ -246,6 +246,17 @@ async def test_a_stream_that_breaks_off_ends_in_an_error(server: Any) -> None:
             await stream.__anext__()
 
 
+async def test_a_stream_above_the_limit_says_so_in_the_place_of_the_rest(server: Any) -> None:
+    async with server.openai() as client:
+        stream = await client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+        server.upstream.events.put_nowait(event("one"))
+        server.upstream.events.put_nowait(AnswerTooLarge("the answer is larger than 9 bytes"))
+        await stream.__anext__()
+        with pytest.raises(openai.APIError, match="larger than 9 bytes") as told:
+            await stream.__anext__()
+    assert told.value.code == "response_too_large"
+
+
 async def test_what_keeps_an_answer_away_is_502_without_names_of_hosts(server: Any) -> None:
     def unreachable(call: Call) -> Answer:
         raise NotSent("cannot connect to secret-host:9999")
