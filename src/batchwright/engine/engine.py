@@ -381,6 +381,8 @@ class Engine:
             self._check_space()
 
     def _check_space(self) -> None:
+        for lane in self.router.lanes:
+            lane.forget_sizes()
         try:
             is_short = self.blobs.free_bytes() < self._reserve_bytes()
         except StorageError:

@@ -40,6 +40,7 @@ SPARE_SLOTS = 256
 TROUBLES_BEFORE_TRIP = 20  # in a row, over all requests of the lane
 PROBE_EVERY_S = 30.0
 SKIP_EVERY = 4  # one check in so many is taken from further behind
+LARGEST_SPAN_S = 1800.0  # the largest answer is that of the last one or two of these
 LIVE_WAIT_S_MAX = 30.0  # a longer wait that the provider asked for is told to its client
 
 Stop = Literal["credential", "outage"]
@@ -92,7 +93,9 @@ class Lane:
         self.limits = limits
         self.slots = limits.max_concurrency + SPARE_SLOTS
         self.in_flight = 0
-        self.largest_answer_bytes = 0  # seen so far: what room each slot may need on the disk
+        self.largest_answer_bytes = 0  # of this span: what room each slot may need on the disk
+        self._largest_before = 0  # of the span before
+        self._span_ends_at = runtime.monotonic() + LARGEST_SPAN_S
         self.tripped: str | None = None  # the reason, in words for a person
         self.tripped_by: Stop | None = None
         self.on_bug: Callable[[BaseException], None] = _raise  # a job raised: a bug of ours
@@ -144,7 +147,15 @@ class Lane:
     @property
     def room_bytes(self) -> int:
         """What the answers under way, and those that may be soon, can take on the disk."""
-        return (self.allowed_in_flight + SPARE_SLOTS) * self.largest_answer_bytes
+        largest_bytes = max(self.largest_answer_bytes, self._largest_before)
+        return (self.allowed_in_flight + SPARE_SLOTS) * largest_bytes
+
+    def forget_sizes(self) -> None:
+        """Forget the answers of the span before last. To be called now and then."""
+        now = self._runtime.monotonic()
+        if now >= self._span_ends_at:
+            self._largest_before, self.largest_answer_bytes = self.largest_answer_bytes, 0
+            self._span_ends_at = now + LARGEST_SPAN_S
 
     # Flows and live calls
 

@@ -161,6 +161,22 @@ def test_a_start_does_not_wait_for_room_on_a_full_disk() -> None:
     simulate(full())
 
 
+def test_one_large_answer_raises_the_reserve_for_an_hour_and_not_for_good() -> None:
+    async def history() -> None:
+        world = World(13, settings=EngineSettings(reserve_bytes=1))
+        engine = await world.boot()
+        lane = engine.router.lanes[0]
+        lane.largest_answer_bytes = 2**24
+        batch = await world.create_batch(chat_lines(20))
+        await engine.wait(batch.id)
+        await asyncio.sleep(1700)
+        assert lane.room_bytes > 2**30
+        await asyncio.sleep(1900)
+        assert lane.room_bytes < 2**20
+
+    simulate(history())
+
+
 def test_below_the_reserve_nothing_is_taken_in_and_live_calls_still_go() -> None:
     async def short() -> None:
         world = World(12, settings=EngineSettings(reserve_bytes=1_000_000))
