@@ -212,6 +212,14 @@ class BatchRun:
     def lanes(self) -> list[Lane]:
         return list(self._flows)
 
+    def flow_on(self, lane: Lane) -> Flow[Job]:
+        """What it has to send on one of its `lanes`."""
+        return self._flows[lane]
+
+    def spans_per_s(self, now: float) -> tuple[list[float], float]:
+        """As `Pace.spans_per_s`."""
+        return self._pace.spans_per_s(now, self.ran)
+
     def rate_per_s(self) -> float:
         """Requests run per second, over the last seconds."""
         return self._pace.per_s(self._runtime.monotonic(), self.ran)

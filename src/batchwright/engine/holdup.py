@@ -80,7 +80,7 @@ def _of_lanes(run: BatchRun) -> Holdup | None:
 
 
 def _of_lane(lane: Lane, run: BatchRun) -> Holdup | None:
-    flow = run._flows[lane]
+    flow = run.flow_on(lane)
     stop, message = lane.tripped_by, lane.holds_back(flow)
     if message is None:
         return None
@@ -140,7 +140,7 @@ def share(own: Flow[Job], others: Sequence[Flow[Job]]) -> float:
 
 def _of_models(run: BatchRun, unheard: Sequence[str]) -> Holdup | None:
     """Nothing is sent, and there are providers of whom it is not known what they serve."""
-    if not unheard or any(lane.in_flight or run._flows[lane].ready for lane in run.lanes):
+    if not unheard or any(lane.in_flight or run.flow_on(lane).ready for lane in run.lanes):
         return None
     names = ", ".join(unheard)
     return Holdup(
@@ -157,7 +157,7 @@ def outlook(batch: Batch, run: BatchRun, holdup: Holdup | None, now: float) -> F
     """When a batch will have ended, at the monotonic time `now`; None where nothing tells."""
     if batch.status is not Status.IN_PROGRESS or (holdup is not None and holdup.stands_still):
         return None
-    spans_per_s, span_s = run._pace.spans_per_s(now, run.ran)
+    spans_per_s, span_s = run.spans_per_s(now)
     return forecast(
         run.left,
         spans_per_s,

@@ -32,14 +32,12 @@ from batchwright.domain.limits import DAY_S, HOUR_S, MINUTE_S, Cost, Kind, Limit
 from batchwright.engine import concurrency as inflight
 from batchwright.engine import learning
 from batchwright.engine import meter as meters
-from batchwright.engine.bucket import Bucket, take, wait_s
 from batchwright.engine.concurrency import Concurrency
 from batchwright.engine.learned import Learned, Mode
 from batchwright.engine.meter import Meter
 
 __all__ = [
     "Binding",
-    "Bucket",
     "Declared",
     "Limiter",
     "Reservation",
@@ -55,9 +53,7 @@ __all__ = [
     "reserve",
     "settle",
     "start",
-    "take",
     "told_wait_s",
-    "wait_s",
 ]
 
 WAIT_S_MAX = 3600.0

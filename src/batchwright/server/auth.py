@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 
 from batchwright.domain.key import Key, digest_of, lookup_id
-from batchwright.engine.limiter import Bucket, take, wait_s
+from batchwright.engine.bucket import Bucket, take, wait_s
 from batchwright.server.errors import TooManyRequests, Unauthorized
 from batchwright.store.base import EngineStore
 

@@ -12,6 +12,7 @@ from batchwright.domain.order import ORDER, check_order
 from batchwright.domain.segment import Segment
 from batchwright.engine.account import ERROR
 from batchwright.engine.input import input_lines
+from batchwright.engine.line_set import LineSet
 from batchwright.engine.recovery import read_records
 from batchwright.server.context import Context
 from batchwright.server.options import KEY, BatchOptions
@@ -82,7 +83,7 @@ async def _failed_requests(context: Context, batch: Batch) -> File:
             "nothing to retry."
         )
     lines = await _failed_lines(context, await engine.segments(batch.id))
-    if lines.count != batch.counts.failed:
+    if len(lines) != batch.counts.failed:
         raise Conflict(f"The results of the batch {batch.id} are no longer kept.")
     extents = await _input_extents(context, batch)
     draft = engine.new_file(
@@ -107,25 +108,6 @@ async def _failed_requests(context: Context, batch: Batch) -> File:
     except BaseException:
         await engine.blobs.delete(blob)
         raise
-
-
-class LineSet:
-    """A set of line numbers: one bit for each line of a file."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._bits = bytearray()
-
-    def add(self, line: int) -> None:
-        byte = line >> 3
-        if byte >= len(self._bits):
-            self._bits.extend(bytes(max(1024, byte + 1 - len(self._bits))))
-        self._bits[byte] |= 1 << (line & 7)
-        self.count += 1
-
-    def __contains__(self, line: int) -> bool:
-        byte = line >> 3
-        return byte < len(self._bits) and bool(self._bits[byte] >> (line & 7) & 1)
 
 
 async def _failed_lines(context: Context, segments: Sequence[Segment]) -> LineSet:

@@ -41,7 +41,7 @@ def engine_with(supervisor: Any = None, *, is_short_of_space: bool = False) -> A
 def running(rate_per_s: float, *reasons: str | None) -> Any:
     """A run of ten seconds at an even rate, that has settled half of its hundred requests."""
     lanes = [lane(reason) for reason in reasons]
-    pace = SimpleNamespace(spans_per_s=lambda _now, _settled: ([rate_per_s] * 10, 1.0))
+    flow = Flow[Any]("t", lambda: None)
     run = SimpleNamespace(
         rate_per_s=lambda: rate_per_s,
         lanes=lanes,
@@ -49,8 +49,8 @@ def running(rate_per_s: float, *reasons: str | None) -> Any:
         ran=50,
         left=50,
         preparation=Preparation(),
-        _pace=pace,
-        _flows={each: Flow("t", lambda: None) for each in lanes},
+        spans_per_s=lambda _now: ([rate_per_s] * 10, 1.0),
+        flow_on=lambda _lane: flow,
     )
     return SimpleNamespace(current=run, problem=None, has_stopped=False)
 
