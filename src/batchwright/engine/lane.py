@@ -438,7 +438,7 @@ class Lane:
             return None  # the next call that ends looks again
         if self.tripped is not None and in_flight:
             return None  # one probe at a time
-        live = next(iter(self._live), None)
+        live = next(iter(self._live)) if self._live else None
         if live is not None:
             job: Job | None = live
         elif self.is_held or self._slots_taken >= allowed + SPARE_SLOTS:

@@ -188,7 +188,6 @@ def reserve(limiter: Limiter, cost: Cost, now: float, in_flight: int) -> Reserva
     limiter.requests += 1
     limiter.input_tokens += cost.input_tokens
     limiter.output_tokens += cost.output_tokens
-    sent = limiter.requests, limiter.input_tokens, limiter.output_tokens
     counted: tuple[tuple[Meter, float], ...] = ()
     if limiter.meters:
         known = _meters_of(limiter, cost.model)
@@ -196,7 +195,9 @@ def reserve(limiter: Limiter, cost: Cost, now: float, in_flight: int) -> Reserva
     if limiter.learned.mode is not Mode.FREE:
         learning.note_sent(limiter.learned, now)
     inflight.note_sent(limiter.concurrency, now, in_flight)
-    return Reservation(cost, now, *sent, counted)
+    return Reservation(
+        cost, now, limiter.requests, limiter.input_tokens, limiter.output_tokens, counted
+    )
 
 
 def amount_of(kind: Kind, cost: Tokens) -> int:
