@@ -168,10 +168,7 @@ class Lane:
         """Forget a flow and what waits in it. Safe twice."""
         self._queue.detach(flow)
         self._flows.pop(flow, None)
-        if self._timer is not None:  # the wait may have been for its job alone
-            self._timer.cancel()
-            self._timer = None
-            self.wake()
+        self._look_again()
 
     def put(self, flow: Flow[Job], job: Job) -> None:
         """Queue a job behind those of its batch."""
@@ -204,7 +201,9 @@ class Lane:
 
     def drop_live(self, job: LiveJob) -> None:
         """Forget a live call whose client has left before its turn. Harmless once it runs."""
-        self._live.pop(job, None)
+        if job in self._live:
+            del self._live[job]
+            self._look_again()
 
     def long_wait(self) -> AskedToWait | None:
         """The wait that the provider asked for, where it is longer than a live call should hang."""
@@ -519,6 +518,13 @@ class Lane:
             self._timer.cancel()
         # For less than half a millisecond uvloop gives a handle that knows no time.
         self._timer, self._timer_at = loop.call_later(delay_s, self._on_timer), due
+
+    def _look_again(self) -> None:
+        """A job has gone that the lane may have been asleep for: another need not wait as long."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self.wake()
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -195,6 +195,23 @@ def test_a_live_call_that_is_dropped_before_its_turn_is_not_sent() -> None:
     simulate(history())
 
 
+def test_what_waits_behind_a_live_call_goes_on_as_soon_as_its_client_has_left() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=1, tokens_per_day=100)
+        lane = work.lane
+        flow_of(lane, work.job("first"), work.job("second"))
+        await asyncio.sleep(0.5)
+        live = work.job("live", tokens=100)  # more than is left of the day
+        lane.submit_live(live)
+        await asyncio.sleep(10)
+        assert work.names() == ["first"]
+        lane.drop_live(live)
+        await asyncio.sleep(2)
+        assert work.names() == ["first", "second"]
+
+    simulate(history())
+
+
 def test_live_calls_whose_clients_have_left_do_not_pile_up_behind_a_long_one() -> None:
     async def history() -> None:
         work = new_work(max_concurrency=1)
