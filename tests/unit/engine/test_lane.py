@@ -583,7 +583,18 @@ def test_a_wait_that_comes_with_an_error_of_the_server_is_obeyed() -> None:
     simulate(history())
 
 
-def test_refusals_in_a_round_do_not_freeze_the_concurrency() -> None:
+def refused(lane: Lane, job: LiveJob) -> None:
+    failed(lane, job, 429, retry_after="10")
+
+
+def untold(lane: Lane, job: LiveJob) -> None:
+    """The call is given up, as those of a batch that was cancelled."""
+
+
+@pytest.mark.parametrize(("ends", "times"), [(refused, 20), (untold, 50)])
+def test_calls_of_a_round_that_tell_nothing_do_not_freeze_the_concurrency(
+    ends: Callable[[Lane, LiveJob], None], times: int
+) -> None:
     async def history() -> None:
         work = new_work(max_concurrency=400)
         lane = work.lane
@@ -592,30 +603,7 @@ def test_refusals_in_a_round_do_not_freeze_the_concurrency() -> None:
         def done(job: LiveJob) -> None:
             nonlocal count
             count += 1
-            if count <= 20:
-                failed(lane, job, 429, retry_after="10")
-            else:
-                answered(lane, job)
-            lane.release_slots(1)
-
-        flow_of(lane, *(work.job(str(i), latency_s=2.0, then=done) for i in range(20_000)))
-        await asyncio.sleep(200)
-        assert lane.allowed_in_flight == 400
-
-    simulate(history())
-
-
-def test_calls_that_end_untold_do_not_freeze_the_concurrency() -> None:
-    async def history() -> None:
-        work = new_work(max_concurrency=400)
-        lane = work.lane
-        count = 0
-
-        def done(job: LiveJob) -> None:
-            nonlocal count
-            count += 1
-            if count > 50:  # the first ones are given up, as those of a batch that was cancelled
-                answered(lane, job)
+            (ends if count <= times else answered)(lane, job)
             lane.release_slots(1)
 
         flow_of(lane, *(work.job(str(i), latency_s=2.0, then=done) for i in range(20_000)))
