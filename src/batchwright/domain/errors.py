@@ -7,7 +7,7 @@
 │   └── `ConfigError`       a setting is wrong; said before anything starts
 ├── `TransportError`        no complete answer came back from a provider
 │   ├── `NotSent`           the request certainly did not leave: free to send again
-│   │   └── `AskedToWait`   the provider asked to wait for longer than a live call should
+│   │   └── `LongWait`      it could go, but in longer than a live call should wait
 │   ├── `Ambiguous`         it may have been received and billed
 │   └── `AnswerTooLarge`    the answer passed the byte cap
 ├── `StorageError`          the disk, the database or the object store failed
@@ -65,11 +65,12 @@ class NotSent(TransportError):
     """The request certainly did not reach the provider: nothing was billed."""
 
 
-class AskedToWait(NotSent):
-    """The provider asked for a wait that has `wait_s` seconds left."""
+class LongWait(NotSent):
+    """The provider lets the call in only in `wait_s` seconds: it asked for a wait, or a limit per
+    hour or day is used up."""
 
     def __init__(self, provider: str, wait_s: float) -> None:
-        super().__init__(f"{provider} asked to wait {wait_s:,.0f} s more; nothing was sent.")
+        super().__init__(f"{provider} lets this in only in {wait_s:,.0f} s; nothing was sent.")
         self.wait_s = wait_s
 
 

@@ -133,10 +133,10 @@ class Gateway:
             raise NotSent("The server is stopping; nothing was sent.")
         if reason := route.lane.refuses_live():
             raise NotSent(f"{reason}; nothing was sent.")
-        if long_wait := route.lane.long_wait():
+        expect = partial(estimate, route.tokens, len(call.body))
+        if long_wait := route.lane.long_wait(expect()):
             raise long_wait
         self._asked[asked] = None
-        expect = partial(estimate, route.tokens, len(call.body))
         job = LiveJob(run, expect, refuse=partial(self._refuse, asked))
         route.lane.submit_live(job)
         return job

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 from zlib import crc32
 
-from batchwright.domain.errors import AskedToWait, NotSent
+from batchwright.domain.errors import LongWait, NotSent
 from batchwright.domain.limits import Cost, Kind, LimitSeen, Tokens
 from batchwright.engine import credential as credentials
 from batchwright.engine import limiter as limits_of
@@ -41,7 +41,7 @@ TROUBLES_BEFORE_TRIP = 20  # in a row, over all requests of the lane
 PROBE_EVERY_S = 30.0
 SKIP_EVERY = 4  # one check in so many is taken from further behind
 LARGEST_SPAN_S = 1800.0  # the largest answer is that of the last one or two of these
-LIVE_WAIT_S_MAX = 30.0  # a longer wait that the provider asked for is told to its client
+LIVE_WAIT_S_MAX = 30.0  # a longer wait that is known beforehand is told to its client
 
 Stop = Literal["credential", "outage"]
 """Why a lane is tripped: it refuses our credential, or is down."""
@@ -205,10 +205,11 @@ class Lane:
             del self._live[job]
             self._look_again()
 
-    def long_wait(self) -> AskedToWait | None:
-        """The wait that the provider asked for, where it is longer than a live call should hang."""
-        left_s = limits_of.told_wait_s(self._limiter, self._runtime.monotonic())
-        return AskedToWait(self.name, left_s) if left_s > LIVE_WAIT_S_MAX else None
+    def long_wait(self, cost: Cost) -> LongWait | None:
+        """The wait that is known to lie before a call, where that is longer than a live one should
+        hang: one that the provider asked for, or until a used-up hour or day is over."""
+        left_s = limits_of.known_wait_s(self._limiter, cost, self._runtime.monotonic())
+        return LongWait(self.name, left_s) if left_s > LIVE_WAIT_S_MAX else None
 
     def refuses_live(self) -> str | None:
         """Why a live call need not wait here: the lane is down, and it is no time to probe it."""
@@ -288,14 +289,13 @@ class Lane:
             else:
                 limits_of.on_overload(limiter, job.reserved, now, told_s)
                 self._note_trouble(f"{self.name} does not answer: {said}", is_told=bool(told_s))
-        if self._live and (long_wait := self.long_wait()):
-            self._refuse_live(long_wait)
 
-    def _refuse_live(self, reason: NotSent) -> None:
-        """Send none of the live calls that wait."""
-        refused, self._live = self._live, {}
-        for job in refused:
-            job.refuse(reason)
+    def _refuse_long_waits(self) -> None:
+        """Send none of the live calls that would have to wait for long."""
+        for job in list(self._live):
+            if long_wait := self.long_wait(job.cost):
+                del self._live[job]
+                job.refuse(long_wait)
 
     def settle(self, job: Job, used: Tokens) -> None:
         """What a call used became known after its end was noted."""
@@ -438,9 +438,10 @@ class Lane:
         if self.tripped is not None and in_flight:
             return None  # one probe at a time
         live = next(iter(self._live)) if self._live else None
+        now = self._runtime.monotonic()
         if live is not None:
             job: Job | None = live
-        elif self.is_held or self._slots_taken >= allowed + SPARE_SLOTS:
+        elif not self._has_room_for_batches(now):
             return None
         elif self._credential.is_stopped:
             job = self._next_check()
@@ -448,25 +449,22 @@ class Lane:
             job = self._queue.peek()
         if job is None:
             return None
-        now = self._runtime.monotonic()
-        if live is None and self._live_room.peak:
-            in_flight += self._kept_for_live(now)
-            if in_flight >= allowed:
-                return None
         if limiter.counts_tokens:
             job.estimate()
         wait = limits_of.delay_s(limiter, job.cost, now)
-        other: Job | None = None
-        if wait > 0 and not live and limiter.tells_models_apart and self._probe_at <= now:
-            other, wait = self._take_past_limits(now)
-        if wait > 0 or self._probe_at > now:
+        if live is not None and wait > LIVE_WAIT_S_MAX and self.long_wait(live.cost):
+            self._refuse_long_waits()
+            return self._next()
+        if wait > 0 and limiter.tells_models_apart and self._probe_at <= now:
+            job, wait = self._take_past_limits(now)
+        elif wait <= 0 and self._probe_at <= now:
+            job = self._queue.take() if live is None else self._take_live(live)
+        if job is None or wait > 0 or self._probe_at > now:
             self._wake_in(max(wait, self._probe_at - now))
             return None
-        if live is not None:
-            del self._live[live]
-            self._live_in_flight[live] = None
-        else:
-            job = other or self._queue.take()
+        if job not in self._live_in_flight:
+            if self._live_room.peak:
+                in_flight += self._kept_for_live(now)
             self._slots_taken += 1
             if self._credential.is_stopped:
                 self._check = job
@@ -474,10 +472,23 @@ class Lane:
         job.is_noted = False
         return job
 
+    def _has_room_for_batches(self, now: float) -> bool:
+        """Whether a job of a batch finds a slot, and a place that is not kept for live calls."""
+        allowed = self._limiter.concurrency.allowed
+        if self.is_held or self._slots_taken >= allowed + SPARE_SLOTS:
+            return False
+        return not self._live_room.peak or self.in_flight + self._kept_for_live(now) < allowed
+
+    def _take_live(self, job: LiveJob) -> LiveJob:
+        del self._live[job]
+        self._live_in_flight[job] = None
+        return job
+
     def _take_past_limits(self, now: float) -> tuple[Job | None, float]:
         """Take the next job whose model is not at its limit; and in how many seconds there is one.
 
-        Only the batches of other models pass: within a batch, and for live calls, the order holds.
+        Only live calls and batches of other models pass: for one model, and within a batch, the
+        order holds.
         """
         waits: dict[str, float] = {}
 
@@ -488,7 +499,12 @@ class Lane:
                 return waits[job.cost.model] == 0
             return False
 
-        job = self._queue.take_first(may_go)
+        for live in self._live:
+            if may_go(live):
+                return self._take_live(live), 0.0
+        job: Job | None = None
+        if not self._live or (not self._credential.is_stopped and self._has_room_for_batches(now)):
+            job = self._queue.take_first(may_go)
         return job, min(waits.values())
 
     def _next_check(self) -> Job | None:

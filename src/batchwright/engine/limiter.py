@@ -13,7 +13,8 @@ No wait is ever longer than an hour.
 What headers tell is a limit of the model that was called (OpenAI, Anthropic, Groq and Cerebras
 count each for itself), or of several: models that tell the same amount share a meter, models that
 tell different ones have one each. A model that has told nothing yet counts with the others where
-they all share one. Our own caps count the calls of all.
+they all share one, but for those per hour or day. So is a wait that comes with a 429; one that
+comes with an error of the server is for all. Our own caps count the calls of all.
 
 The way of a call: `delay_s`, then `reserve` when it is 0; at the end one of `on_answer` (any status
 that is no refusal), `on_rate_limited` (429) and `on_overload` (503, a timeout, no connection);
@@ -44,6 +45,7 @@ __all__ = [
     "binding",
     "delay_s",
     "give_back",
+    "known_wait_s",
     "observe",
     "on_answer",
     "on_lost",
@@ -53,7 +55,6 @@ __all__ = [
     "reserve",
     "settle",
     "start",
-    "told_wait_s",
 ]
 
 WAIT_S_MAX = 3600.0
@@ -117,8 +118,9 @@ class Limiter:
     meters: tuple[Meter, ...] = ()
     by_model: dict[str, tuple[Meter, ...]] = field(default_factory=dict)  # found before
     counts_tokens: bool = False  # some limit of them is known
-    tells_models_apart: bool = False  # some have limits of their own
-    paused_until: float = 0.0  # the provider asked to wait
+    tells_models_apart: bool = False  # some have limits of their own, or a wait
+    paused_until: float = 0.0  # the provider asked to wait: the last of all such waits
+    paused: dict[str | None, float] = field(default_factory=dict)  # of a model; None: of them all
     requests: int = 0  # ever sent
     input_tokens: int = 0
     output_tokens: int = 0
@@ -163,7 +165,7 @@ def delay_s(limiter: Limiter, cost: Cost, now: float) -> float:
     is_free = limiter.learned.mode is Mode.FREE
     if is_free and not limiter.meters and now >= limiter.paused_until:
         return 0.0
-    wait = limiter.paused_until - now
+    wait = _paused_s(limiter, cost.model, now)
     bound: Meter | Learned | None = None
     if not is_free:
         learned_wait = learning.delay_s(limiter.learned, now)
@@ -281,7 +283,7 @@ def on_rate_limited(
         is_paced = any(not meter.is_allowance for meter in known)
         learning.note_refused(limiter.learned, reserved.at, now, is_explained=is_paced)
         return
-    limiter.paused_until = max(limiter.paused_until, now + min(told_s, WAIT_S_MAX))
+    _pause(limiter, reserved.cost.model, told_s, now)
     if told_s < SHORT_WAIT_S:
         learning.note_refused(limiter.learned, reserved.at, now, is_explained=True)
 
@@ -293,12 +295,38 @@ def on_lost(limiter: Limiter, reserved: Reservation) -> None:
 
 def pause(limiter: Limiter, told_s: float, now: float) -> None:
     """The provider asked to wait, with an answer that tells nothing else."""
-    limiter.paused_until = max(limiter.paused_until, now + min(told_s, WAIT_S_MAX))
+    _pause(limiter, None, told_s, now)
 
 
-def told_wait_s(limiter: Limiter, now: float) -> float:
-    """Seconds left of a wait that the provider asked for; 0 without one."""
-    return max(limiter.paused_until - now, 0.0)
+def known_wait_s(limiter: Limiter, cost: Cost, now: float) -> float:
+    """Seconds until a call of that cost may go that no pace of ours can shorten: left of a wait
+    that the provider asked for, or of an hour or a day that is used up. 0 without."""
+    wait = _paused_s(limiter, cost.model, now)
+    for meter in _meters_of(limiter, cost.model):
+        if meter.is_allowance:
+            meter_wait = meters.delay_s(meter, amount_of(meter.kind, cost), now)
+            wait = max(wait, min(meter_wait, meters.believed_s(meter, now)))
+    return max(wait, 0.0)
+
+
+def _pause(limiter: Limiter, model: str | None, told_s: float, now: float) -> None:
+    if len(limiter.paused) >= NAMES_MAX:
+        limiter.paused.clear()
+    until = now + min(told_s, WAIT_S_MAX)
+    limiter.paused[model] = max(limiter.paused.get(model, 0.0), until)
+    limiter.paused_until = max(limiter.paused_until, until)
+    _tell_apart(limiter)
+
+
+def _paused_s(limiter: Limiter, model: str, now: float) -> float:
+    paused = limiter.paused
+    if not paused:
+        return 0.0
+    if now >= limiter.paused_until:
+        paused.clear()
+        _tell_apart(limiter)
+        return 0.0
+    return max(paused.get(model, 0.0), paused.get(None, 0.0)) - now
 
 
 def on_overload(
@@ -307,7 +335,7 @@ def on_overload(
     """The upstream could not take the call: 503, 529, a timeout, no connection."""
     inflight.note_signal(limiter.concurrency, reserved.at, now)
     if told_s is not None and told_s > 0:
-        limiter.paused_until = max(limiter.paused_until, now + min(told_s, WAIT_S_MAX))
+        _pause(limiter, None, told_s, now)
 
 
 def _sent(kind: Kind, until: Limiter | Reservation) -> int:
@@ -340,7 +368,10 @@ def _meters_of(limiter: Limiter, model: str) -> tuple[Meter, ...]:
 
 
 def _counts(limiter: Limiter, meter: Meter, model: str) -> bool:
-    return meter.is_own or model in meter.models or len(_alike(limiter, meter)) == 1
+    if meter.is_own or model in meter.models:
+        return True
+    # A day that another model has used up says nothing of this one: its first answer will.
+    return not meter.is_allowance and len(_alike(limiter, meter)) == 1
 
 
 def _alike(limiter: Limiter, limit: Meter | LimitSeen) -> list[Meter]:
@@ -406,8 +437,14 @@ def _keep(limiter: Limiter, *kept: Meter) -> None:
     limiter.meters = kept
     limiter.by_model.clear()
     limiter.counts_tokens = any(meter.kind != "requests" for meter in kept)
-    told = [(meter.kind, meter.span_s) for meter in kept if not meter.is_own]
-    limiter.tells_models_apart = len(told) > len(dict.fromkeys(told))
+    _tell_apart(limiter)
+
+
+def _tell_apart(limiter: Limiter) -> None:
+    told = [meter for meter in limiter.meters if not meter.is_own]
+    has_own = len(told) > len(dict.fromkeys((meter.kind, meter.span_s) for meter in told))
+    has_own = has_own or any(meter.is_allowance for meter in told)
+    limiter.tells_models_apart = has_own or any(model is not None for model in limiter.paused)
 
 
 # What holds it back
@@ -419,8 +456,14 @@ def binding(
     """The limit that binds now, with figures; None if nothing does. Limits that do not count the
     calls of `model` are none to it."""
     if limiter.paused_until > now:
-        left_s = limiter.paused_until - now
-        return Binding("wait", f"the provider asked to wait {left_s:,.0f} s more", wait_s=left_s)
+        left_s = limiter.paused_until - now if model is None else _paused_s(limiter, model, now)
+        if left_s > 0:
+            message = f"the provider asked to wait {left_s:,.0f} s more"
+            if model is None and (
+                whose := max(limiter.paused, key=lambda each: limiter.paused[each])
+            ):
+                message += f" for {whose}"
+            return Binding("wait", message, wait_s=left_s)
     bound = limiter.bound_by if now - limiter.bound_at <= BOUND_FOR_S else None
     if isinstance(bound, Learned):
         return _of_learned(bound, now)

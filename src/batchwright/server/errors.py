@@ -17,7 +17,7 @@ from starlette.routing import Match
 
 from batchwright.domain.errors import (
     AnswerTooLarge,
-    AskedToWait,
+    LongWait,
     NoSpace,
     TransportError,
     UsageError,
@@ -119,7 +119,7 @@ def error_response(error: Exception, *, method: str = "", path: str = "") -> Res
             message = f"The provider's answer is not handed on: {str(error).rstrip('.')}."
             headers = {"x-should-retry": "false"}
             return _answer(502, message, code=Code.RESPONSE_TOO_LARGE.wire, headers=headers)
-        case AskedToWait():
+        case LongWait():
             headers = _retry_after(error.wait_s)
             return _answer(429, str(error), code="rate_limit_exceeded", headers=headers)
         case TransportError():

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from batchwright.domain.errors import Ambiguous, AskedToWait, NotSent, TransportError
+from batchwright.domain.errors import Ambiguous, LongWait, NotSent, TransportError
 from batchwright.engine.engine import Engine
 from batchwright.engine.lane import LaneLimits
 from batchwright.engine.limiter import Declared
@@ -126,14 +126,32 @@ def test_live_calls_that_would_wait_for_long_are_refused_with_the_wait(is_stream
         await asyncio.sleep(0.5)
         waiting = asyncio.create_task(engine.gateway.call(*asked(engine, b"waiting")))
         await first
-        with pytest.raises(AskedToWait) as told:
+        with pytest.raises(LongWait) as told:
             await waiting
         assert told.value.wait_s == pytest.approx(3600, abs=2)
         await asyncio.sleep(10)
-        with pytest.raises(AskedToWait) as told:
+        with pytest.raises(LongWait) as told:
             async with engine.gateway.stream(*asked(engine, b"later")):
                 pass
         assert told.value.wait_s == pytest.approx(3590, abs=2)
+
+    simulate(refused())
+
+
+def test_live_calls_are_refused_with_the_wait_where_a_day_is_used_up() -> None:
+    async def refused() -> None:
+        declared = Declared(requests_per_day=1)
+        world = World(9, limits=LaneLimits(max_concurrency=1, declared=declared))
+        engine = await world.boot()
+        first = asyncio.create_task(call_once(engine, b"first", is_streamed=False))
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(engine.gateway.call(*asked(engine, b"waiting")))
+        await first
+        with pytest.raises(LongWait) as told:
+            await waiting
+        assert told.value.wait_s == pytest.approx(3_600, abs=5)  # and a day in fact
+        with pytest.raises(LongWait):
+            await engine.gateway.call(*asked(engine, b"later"))
 
     simulate(refused())
 

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 import uvloop
 
-from batchwright.domain.limits import MINUTE_S, Cost, LimitSeen
+from batchwright.domain.limits import DAY_S, MINUTE_S, Cost, LimitSeen
 from batchwright.engine import limiter as limits_of
 from batchwright.engine.engine import hold
 from batchwright.engine.fair_queue import Flow
@@ -24,6 +24,7 @@ from batchwright.engine.lane import (
 )
 from batchwright.engine.limiter import Declared
 from batchwright.engine.live_room import REMEMBERED_S
+from batchwright.engine.meter import SLOTS_PER_SPAN
 from batchwright.engine.retry import Decision, decide
 from batchwright.engine.runtime import Runtime
 from batchwright.providers.base import Answer
@@ -199,10 +200,13 @@ def test_what_waits_behind_a_live_call_goes_on_as_soon_as_its_client_has_left() 
     async def history() -> None:
         work = new_work(max_concurrency=1, tokens_per_day=100)
         lane = work.lane
-        flow_of(lane, work.job("first"), work.job("second"))
-        await asyncio.sleep(0.5)
-        live = work.job("live", tokens=100)  # more than is left of the day
+        flow_of(lane, work.job("first", tokens=60))
+        slot_s = DAY_S / SLOTS_PER_SPAN
+        slot_ends_s = slot_s - work.runtime.monotonic() % slot_s
+        await asyncio.sleep(slot_ends_s + DAY_S - 20)
+        live = work.job("live", tokens=100)  # more than is left of the day for 20 s
         lane.submit_live(live)
+        flow_of(lane, work.job("second"))
         await asyncio.sleep(10)
         assert work.names() == ["first"]
         lane.drop_live(live)
@@ -682,5 +686,38 @@ def test_a_batch_whose_model_is_at_no_limit_begins_while_another_waits_for_its_o
         await asyncio.sleep(2)
         assert "goes" in work.names()
         assert work.names().count("waits") < 5
+
+    simulate(history())
+
+
+def test_a_live_call_at_the_limit_of_its_model_holds_up_nothing_of_other_models() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=500)
+        lane = work.lane
+
+        def told(limit: float) -> Callable[[LiveJob], None]:
+            seen = LimitSeen("tokens", MINUTE_S, limit, 1.0, None)
+            return lambda job: lane.note_answer(job, (seen,), None)
+
+        first = [
+            work.job("small", tokens=6_000, model="small", then=told(6_000)),
+            work.job("large", model="large", then=told(60_000)),
+        ]
+        flow_of(lane, *first)
+        await asyncio.sleep(2)
+        lane.submit_live(work.job("uses up", tokens=2_000, model="small"))
+        await asyncio.sleep(62)
+        began_at = work.runtime.monotonic()
+        for name in ("live, first", "live, second"):
+            lane.submit_live(work.job(name, tokens=1_000, model="small"))
+        flow_of(lane, work.job("batch, same", model="small"), tenant="a")
+        flow_of(lane, work.job("batch, other", model="large"), tenant="b")
+        lane.submit_live(work.job("live, other", model="large"))
+        await asyncio.sleep(1)
+        passed = work.names()[3:]
+        assert sorted(passed) == ["batch, other", "live, first", "live, other"]
+        await asyncio.sleep(60)
+        assert work.names()[6:] == ["live, second", "batch, same"]
+        assert work.sent_at("live, second") > began_at + 5
 
     simulate(history())

@@ -168,6 +168,18 @@ def test_calls_that_the_headers_do_not_know_of_yet_count_as_used() -> None:
     assert len(send_all(of, 0.2, 1.0)) == 1
 
 
+def test_a_model_that_was_never_called_does_not_wait_for_the_day_of_another() -> None:
+    of = limiter()
+    day = LimitSeen("requests", DAY_S, 1_000, 0, 50_000)
+    account.observe(of, send(of, 0.0, Cost(1, 1, "used up")), (day,), 0.1)
+    assert account.delay_s(of, Cost(1, 1, "used up"), 1.0) > 3_590
+    assert account.known_wait_s(of, Cost(1, 1, "used up"), 1.0) > 3_590
+    assert account.delay_s(of, Cost(1, 1, "new"), 1.0) == 0
+    refused = send(of, 1.0, Cost(1, 1, "new"))
+    account.observe(of, refused, (day,), 1.1)  # it is a limit of both
+    assert account.delay_s(of, Cost(1, 1, "new"), 2.0) > 3_590
+
+
 def test_a_limit_taken_for_one_per_minute_is_dropped_when_it_turns_out_to_be_per_day() -> None:
     of = limiter()
     account.observe(of, send(of, 0.0), (minute("requests", 14_400, 14_399, 6.0),), 0.1)
@@ -401,6 +413,23 @@ def test_a_told_wait_stops_everything_for_that_long_but_an_hour_at_most() -> Non
     account.on_rate_limited(of, send(of, 9.0), 9.0, 1e9)
     assert account.delay_s(of, COST, 9.0) == 3600.0
     assert account.delay_s(of, COST, 9.0 + 3600.0) == 0
+
+
+def test_a_wait_that_a_refusal_asks_for_is_of_its_model_and_one_of_the_server_for_all() -> None:
+    of = limiter(Declared(requests_per_minute=6_000))
+    large, small = Cost(1, 1, "large"), Cost(1, 1, "small")
+    account.on_rate_limited(of, send(of, 0.0, large), 1.0, 7.0)
+    assert account.delay_s(of, large, 1.0) == pytest.approx(7.0)
+    assert account.delay_s(of, small, 1.0) == 0
+    assert of.tells_models_apart
+    bound = account.binding(of, 1.0)
+    assert bound is not None
+    assert bound.message == "the provider asked to wait 7 s more for large"
+    assert account.binding(of, 1.0, model="small") is None
+    assert account.delay_s(of, large, 8.01) == 0
+    assert not of.tells_models_apart
+    account.on_overload(of, send(of, 9.0, large), 9.0, 7.0)
+    assert account.delay_s(of, small, 9.0) == pytest.approx(7.0)
 
 
 @pytest.mark.parametrize("told_s", [0.0, -3.0, math.nan])

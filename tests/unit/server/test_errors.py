@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException
 from batchwright.domain.errors import (
     Ambiguous,
     AnswerTooLarge,
-    AskedToWait,
     Conflict,
     Damaged,
+    LongWait,
     NoSpace,
     NotFound,
     NotSent,
@@ -42,7 +42,7 @@ from batchwright.server.errors import (
         (TooManyRequests("x", retry_after_s=1), 429, "rate_limit_error"),
         (HTTPException(405), 405, "invalid_request_error"),
         (NotSent("x"), 502, "server_error"),
-        (AskedToWait("x", 60), 429, "rate_limit_error"),
+        (LongWait("x", 60), 429, "rate_limit_error"),
         (Ambiguous("x"), 502, "server_error"),
         (AnswerTooLarge("x"), 502, "server_error"),
         (NoSpace("x"), 507, "server_error"),
@@ -74,10 +74,10 @@ def test_only_a_conflict_and_an_incurable_limit_tell_the_sdk_not_to_retry() -> N
 
 
 def test_a_wait_that_a_provider_asked_for_is_told_with_its_name_and_length() -> None:
-    answer = error_response(AskedToWait("acme", 3599.2))
+    answer = error_response(LongWait("acme", 3599.2))
 
     assert answer.headers["retry-after"] == "3600"
-    assert b"acme asked to wait 3,599 s more; nothing was sent." in bytes(answer.body)
+    assert b"acme lets this in only in 3,599 s; nothing was sent." in bytes(answer.body)
 
 
 def test_what_storage_says_stays_inside() -> None:
