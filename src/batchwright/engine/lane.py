@@ -17,6 +17,7 @@ may have been at fault themselves, and such requests often stand together.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from batchwright.engine import credential as credentials
 from batchwright.engine import limiter as limits_of
 from batchwright.engine.credential import CHECKS, Credential, Refusal
 from batchwright.engine.fair_queue import FairQueue, Flow
+from batchwright.engine.learned import Learned
 from batchwright.engine.limiter import Binding, Declared, Reservation
 from batchwright.engine.live_room import LiveRoom
 from batchwright.engine.meter import Meter
@@ -289,6 +291,8 @@ class Lane:
             else:
                 limits_of.on_overload(limiter, job.reserved, now, told_s)
                 self._note_trouble(f"{self.name} does not answer: {said}", is_told=bool(told_s))
+        if self._live and told_s is not None:
+            self._refuse_long_waits()
 
     def _refuse_long_waits(self) -> None:
         """Send none of the live calls that would have to wait for long."""
@@ -487,17 +491,26 @@ class Lane:
     def _take_past_limits(self, now: float) -> tuple[Job | None, float]:
         """Take the next job whose model is not at its limit; and in how many seconds there is one.
 
-        Only live calls and batches of other models pass: for one model, and within a batch, the
-        order holds.
+        Only live calls and batches of other models pass, and only a limit that does not count
+        them: else many small calls would keep a large one waiting for ever. For one model, and
+        within a batch, the order holds.
         """
+        limiter = self._limiter
         waits: dict[str, float] = {}
+        bounds: list[Meter | Learned] = []  # of those that wait
 
         def may_go(job: Job) -> bool:
-            if job.cost.model not in waits:
-                job.estimate()
-                waits[job.cost.model] = limits_of.delay_s(self._limiter, job.cost, now)
-                return waits[job.cost.model] == 0
-            return False
+            model = job.cost.model
+            if model in waits:
+                return False
+            if any(limits_of.counts(limiter, bound, model) for bound in bounds):
+                waits[model] = math.inf
+                return False
+            job.estimate()
+            wait = waits[model] = limits_of.delay_s(limiter, job.cost, now)
+            if wait > 0 and limiter.bound_by is not None:
+                bounds.append(limiter.bound_by)
+            return wait == 0
 
         for live in self._live:
             if may_go(live):

@@ -11,10 +11,11 @@ the one that asks for the longest wait binds:
 No wait is ever longer than an hour.
 
 What headers tell is a limit of the model that was called (OpenAI, Anthropic, Groq and Cerebras
-count each for itself), or of several: models that tell the same amount share a meter, models that
-tell different ones have one each. A model that has told nothing yet counts with the others where
-they all share one, but for those per hour or day. So is a wait that comes with a 429; one that
-comes with an error of the server is for all. Our own caps count the calls of all.
+count each for itself), or of several: models that tell the same amount per minute share a meter,
+models that tell different ones have one each, and each has its own per hour or day. A model that
+has told nothing yet counts with the others where they all share one, but for those per hour or day.
+A wait that comes with a 429 is the model's; one that comes with an error of the server is for all.
+Our own caps count the calls of all.
 
 The way of a call: `delay_s`, then `reserve` when it is 0; at the end one of `on_answer` (any status
 that is no refusal), `on_rate_limited` (429) and `on_overload` (503, a timeout, no connection);
@@ -43,6 +44,7 @@ __all__ = [
     "Limiter",
     "Reservation",
     "binding",
+    "counts",
     "delay_s",
     "give_back",
     "known_wait_s",
@@ -299,11 +301,15 @@ def pause(limiter: Limiter, told_s: float, now: float) -> None:
 
 
 def known_wait_s(limiter: Limiter, cost: Cost, now: float) -> float:
-    """Seconds until a call of that cost may go that no pace of ours can shorten: left of a wait
-    that the provider asked for, or of an hour or a day that is used up. 0 without."""
+    """Seconds until a call of that cost may go that nothing can shorten: left of a wait that the
+    provider asked for, or of an hour or a day that is used up. 0 without.
+
+    Tokens count as used up only where the provider said so: an estimate may be put right soon.
+    """
     wait = _paused_s(limiter, cost.model, now)
     for meter in _meters_of(limiter, cost.model):
-        if meter.is_allowance:
+        is_used_up = meter.kind == "requests" or meter.remaining == 0
+        if meter.is_allowance and is_used_up:
             meter_wait = meters.delay_s(meter, amount_of(meter.kind, cost), now)
             wait = max(wait, min(meter_wait, meters.believed_s(meter, now)))
     return max(wait, 0.0)
@@ -374,6 +380,11 @@ def _counts(limiter: Limiter, meter: Meter, model: str) -> bool:
     return not meter.is_allowance and len(_alike(limiter, meter)) == 1
 
 
+def counts(limiter: Limiter, bound: Meter | Learned, model: str) -> bool:
+    """Whether what bound a call counts those of `model`, too."""
+    return isinstance(bound, Learned) or bound in _meters_of(limiter, model)
+
+
 def _alike(limiter: Limiter, limit: Meter | LimitSeen) -> list[Meter]:
     """The told limits of that kind and span: one, or those of several models."""
     what = limit.kind, limit.span_s
@@ -385,12 +396,13 @@ def _told(limiter: Limiter, model: str, seen: LimitSeen, now: float) -> Meter | 
     alike = _alike(limiter, seen)
     own = next((meter for meter in alike if model in meter.models), None)
     if seen.limit is None or seen.limit < 1:
-        return own or (alike[0] if len(alike) == 1 else None)
+        return own or (alike[0] if len(alike) == 1 and not alike[0].is_allowance else None)
     if own is not None and own.limit == seen.limit:
         return own
     if own is not None and seen.limit > 1.05 * (own.limit or seen.limit):
         learning.forget(limiter.learned, now)  # the limit has grown: it says so
-    same = next((meter for meter in alike if meter.limit == seen.limit), None)
+    shared = (each for each in alike if each.limit == seen.limit and not each.is_allowance)
+    same = next(shared, None)
     if same is None and own is not None and len(own.models) == 1:
         return own  # its amount changes
     if own is not None:

@@ -721,3 +721,25 @@ def test_a_live_call_at_the_limit_of_its_model_holds_up_nothing_of_other_models(
         assert work.sent_at("live, second") > began_at + 5
 
     simulate(history())
+
+
+def test_a_large_live_call_at_a_cap_of_all_models_is_not_passed_by_small_ones() -> None:
+    async def history() -> None:
+        work = new_work(max_concurrency=500, tokens_per_minute=600_000.0)
+        lane = work.lane
+
+        def done(job: LiveJob) -> None:
+            day = LimitSeen("requests", DAY_S, 1e6, 9e5, 3_000.0)
+            lane.note_answer(job, (day,), job.cost)
+            lane.release_slots(1)
+
+        small = [work.job("small", tokens=50, model="b", then=done) for _ in range(20_000)]
+        flow_of(lane, *small)
+        await asyncio.sleep(10)
+        assert lane._limiter.tells_models_apart
+        began_at = work.runtime.monotonic()
+        lane.submit_live(work.job("large", tokens=2_400, model="a", then=done))
+        await asyncio.sleep(5)
+        assert work.sent_at("large") < began_at + 1
+
+    simulate(history())

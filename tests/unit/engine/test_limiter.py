@@ -180,6 +180,24 @@ def test_a_model_that_was_never_called_does_not_wait_for_the_day_of_another() ->
     assert account.delay_s(of, Cost(1, 1, "new"), 2.0) > 3_590
 
 
+def test_two_models_with_the_same_amount_per_day_have_a_day_each() -> None:
+    of = limiter()
+    for model, left in (("a", 1.0), ("b", 900.0), ("a", 0.0)):
+        day = LimitSeen("requests", DAY_S, 1_000, left, 50_000)
+        account.observe(of, send(of, 0.0, Cost(1, 1, model)), (day,), 0.1)
+    assert account.known_wait_s(of, Cost(1, 1, "a"), 1.0) > 3_590
+    assert account.delay_s(of, Cost(1, 1, "b"), 1.0) == 0
+
+
+def test_tokens_of_a_day_that_are_only_expected_to_be_used_are_no_known_wait() -> None:
+    of = limiter(Declared(tokens_per_day=1_000_000))
+    image = send(of, 0.0, Cost(1_000_000, 0))
+    assert account.delay_s(of, COST, 1.0) > 0
+    assert account.known_wait_s(of, COST, 1.0) == 0
+    account.settle(of, image, Cost(900, 100), 2.0)
+    assert account.delay_s(of, COST, 2.0) == 0
+
+
 def test_a_limit_taken_for_one_per_minute_is_dropped_when_it_turns_out_to_be_per_day() -> None:
     of = limiter()
     account.observe(of, send(of, 0.0), (minute("requests", 14_400, 14_399, 6.0),), 0.1)
