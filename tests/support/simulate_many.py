@@ -161,6 +161,7 @@ class History:
             return False
         assert isinstance(failure, StorageError), failure
         assert "failed before" in str(failure), failure
+        self.outcome.crashes += 1
         await self.world.crash()
         await self.world.boot()
         return True
