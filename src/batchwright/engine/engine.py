@@ -28,6 +28,7 @@ from batchwright.engine.runtime import Runtime, new_id
 from batchwright.engine.settings import EngineSettings
 from batchwright.engine.supervisor import Supervisor
 from batchwright.engine.suspects import Gate
+from batchwright.engine.urgency import Rival
 from batchwright.store.base import EngineStore, Idempotency, TenantStore
 
 SPACE_CHECK_EVERY_S = 1.0
@@ -297,7 +298,20 @@ class Engine:
             router=self.router,
             settings=self.settings,
             gate=self._gate,
+            rivals=self._rivals,
         )
+
+    def _rivals(self, of: Supervisor) -> list[Rival]:
+        """The other batches of its tenant that want a lane of the one that runs."""
+        lanes = [] if of.current is None else of.current.lanes
+        found = []
+        for other in self._supervisors.values():
+            run, batch = other.current, other.batch
+            if run is None or other is of or batch.tenant != of.batch.tenant:
+                continue
+            if run.left and batch.paused_at is None and any(lane in lanes for lane in run.lanes):
+                found.append(Rival(run.left, run.rate_per_s()))
+        return found
 
     # Files
 

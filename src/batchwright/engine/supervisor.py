@@ -10,7 +10,7 @@ stop) sets one event; the supervisor looks what it was and decides.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -40,7 +40,7 @@ from batchwright.engine.settings import EngineSettings
 from batchwright.engine.slots import SlotTable
 from batchwright.engine.suspects import Gate
 from batchwright.engine.tally import Tally
-from batchwright.engine.urgency import CHECK_EVERY_S, Urgency
+from batchwright.engine.urgency import CHECK_EVERY_S, Rival, Urgency
 from batchwright.engine.validate import ValidationRules, Validator
 from batchwright.store.base import EngineStore
 
@@ -64,7 +64,9 @@ class Supervisor:
         router: Router,
         settings: EngineSettings,
         gate: Gate,
+        rivals: Callable[[Supervisor], Sequence[Rival]],
     ) -> None:
+        """`rivals` are the other batches of its tenant that want a lane of the one that runs."""
         self.batch = batch
         self.problem: str | None = None  # why it stands still, in words for a person
         self.current: BatchRun | None = None  # while requests are being run
@@ -76,6 +78,7 @@ class Supervisor:
         self._router = router
         self._settings = settings
         self._gate = gate
+        self._rivals = rivals
         self._changing = asyncio.Lock()
         self._event = asyncio.Event()
         self._is_stopping = False
@@ -360,8 +363,13 @@ class Supervisor:
         run.set_paused(self.batch.paused_at is not None)
         if self._deadline is not None and self.batch.paused_at is None:
             now = self._runtime.monotonic()
-            left_s = self._deadline - now
-            self._urgency = Urgency(weight, now=now, settled=run.ran, left_s=left_s)
+            self._urgency = Urgency(
+                weight,
+                now=now,
+                settled=run.ran,
+                left_s=self._deadline - now,
+                rivals=lambda: self._rivals(self),
+            )
 
     def _check_urgency(self, run: BatchRun) -> None:
         """Raise the weight of a batch that would not end in time, and lower it again."""

@@ -216,6 +216,22 @@ def test_a_batch_ends_within_seconds_of_its_deadline_in_any_state(concurrency: i
     simulate(expiring())
 
 
+def test_small_batches_have_half_of_the_lane_beside_a_large_one_that_has_time_to_spare() -> None:
+    async def beside() -> None:
+        limits = LaneLimits(max_concurrency=50, declared=Declared(requests_per_minute=60))
+        world = World(5, limits=limits)
+        await world.boot()
+        large = await world.create_batch(chat_lines(2_500), "1h")  # 5,000 s at half of the lane
+        await asyncio.sleep(60)
+        for _ in range(8):
+            began_at = world.runtime.monotonic()
+            await ended(world, (await world.create_batch(chat_lines(20), "1h")).id)
+            assert world.runtime.monotonic() - began_at < 45  # 20 alone
+        assert (await ended(world, large.id)).status is Status.COMPLETED
+
+    simulate(beside())
+
+
 def test_a_deadline_that_passed_while_the_process_was_down_expires_at_the_start() -> None:
     async def late() -> None:
         world = World(6, limits=LaneLimits(max_concurrency=2))
