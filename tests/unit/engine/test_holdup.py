@@ -134,6 +134,7 @@ def test_a_batch_that_would_be_late_is_raised_also_after_many_copies() -> None:
         known = await world.create_batch(chat_lines(1000), options=options)
         await engine.wait(known.id)
         batch = await world.create_batch(chat_lines(2600), "1m", options=options)
+        await world.create_batch(chat_lines(5000))  # what it is late for
         await asyncio.sleep(30)
         supervisor = engine.supervisor(batch.id)
         assert supervisor is not None
