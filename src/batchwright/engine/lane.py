@@ -503,7 +503,7 @@ class Lane:
             model = job.cost.model
             if model in waits:
                 return False
-            if any(limits_of.counts(limiter, bound, model) for bound in bounds):
+            if any(limits_of.concerns(limiter, bound, model) for bound in bounds):
                 waits[model] = math.inf
                 return False
             job.estimate()

@@ -44,7 +44,7 @@ __all__ = [
     "Limiter",
     "Reservation",
     "binding",
-    "counts",
+    "concerns",
     "delay_s",
     "give_back",
     "known_wait_s",
@@ -380,9 +380,11 @@ def _counts(limiter: Limiter, meter: Meter, model: str) -> bool:
     return not meter.is_allowance and len(_alike(limiter, meter)) == 1
 
 
-def counts(limiter: Limiter, bound: Meter | Learned, model: str) -> bool:
-    """Whether what bound a call counts those of `model`, too."""
-    return isinstance(bound, Learned) or bound in _meters_of(limiter, model)
+def concerns(limiter: Limiter, bound: Meter | Learned, model: str) -> bool:
+    """Whether what bound a call binds those of `model`, too."""
+    if isinstance(bound, Learned):
+        return True
+    return any(meter is bound for meter in _meters_of(limiter, model))
 
 
 def _alike(limiter: Limiter, limit: Meter | LimitSeen) -> list[Meter]:
@@ -471,10 +473,9 @@ def binding(
         left_s = limiter.paused_until - now if model is None else _paused_s(limiter, model, now)
         if left_s > 0:
             message = f"the provider asked to wait {left_s:,.0f} s more"
-            if model is None and (
-                whose := max(limiter.paused, key=lambda each: limiter.paused[each])
-            ):
-                message += f" for {whose}"
+            last = max(limiter.paused, key=lambda each: limiter.paused[each])
+            if model is None and last:
+                message += f" for {last}"
             return Binding("wait", message, wait_s=left_s)
     bound = limiter.bound_by if now - limiter.bound_at <= BOUND_FOR_S else None
     if isinstance(bound, Learned):
