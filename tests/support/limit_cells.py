@@ -1,6 +1,6 @@
 """How much of a limit is used in every case, under the virtual clock of `limit_simulation`.
 
-    python tests/support/limit_cells.py [--per-minute 30000] [--known unknown]
+    python tests/support/limit_cells.py [--per-minute 30000] [--known unknown] [--refusal 0.05]
 
 A case: how the limit is known, its algorithm, what it counts, whether it steps. A steady one is
 measured for 120 s after the first 15, with a minute's worth at once as the sandbox has it. In a
@@ -35,6 +35,7 @@ REFUSED_PERCENT = 0.5
 MINUTE_S, SECOND_S = 60.0, 1.0
 PROMPT_TOKENS, ANSWER_TOKENS = 12, (4, 32)
 RESERVED_TOKENS = 73  # prompt and the cap on the answer
+REFUSAL_S = 0.001  # as the sandbox beside the client
 
 
 class Cell(NamedTuple):
@@ -69,7 +70,9 @@ def cells(
     return [Cell(*names) for names in product(known, algorithms, counted, modes)]
 
 
-def measure(cell: Cell, *, per_minute: int, latency_s: float, seed: int = 0) -> list[Used]:
+def measure(
+    cell: Cell, *, per_minute: int, latency_s: float, refusal_s: float = REFUSAL_S, seed: int = 0
+) -> list[Used]:
     """One figure, or one for each step. `per_minute` is in requests, or as many tokens."""
     are_tokens = cell.counted != "requests"
     is_used = cell.counted == "tokens, used"
@@ -91,6 +94,7 @@ def measure(cell: Cell, *, per_minute: int, latency_s: float, seed: int = 0) -> 
         has_retry_after="headers" in cell.known,
         counts_usage=is_used,
         latency_s=latency_s,
+        refusal_s=refusal_s,
         size=size,
         steps=_steps(upstream) if is_stepping else [],
     ).run(180.0 if is_stepping else 135.0)
@@ -129,13 +133,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how limits are used, by virtual clock.")
     parser.add_argument("--per-minute", type=int, default=30_000)
     parser.add_argument("--latency", type=float, default=0.1)
+    parser.add_argument("--refusal", type=float, default=REFUSAL_S)
     parser.add_argument("--known", default=",".join(KNOWN))
     parser.add_argument("--mode", default=",".join(MODES))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     tried = cells(known=options.known.split(","), modes=options.mode.split(","))
     measured = partial(
-        measure, per_minute=options.per_minute, latency_s=options.latency, seed=options.seed
+        measure,
+        per_minute=options.per_minute,
+        latency_s=options.latency,
+        refusal_s=options.refusal,
+        seed=options.seed,
     )
     missed = 0
     with ProcessPoolExecutor() as processes:

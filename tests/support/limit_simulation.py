@@ -26,7 +26,6 @@ WALL_S = 1_750_000_000.0  # Unix time at the start
 SEND_S = 0.0001  # what the client needs to send one call
 READ_AHEAD = 512  # requests that wait; what they will use is estimated as they are read
 IDLE_S = 2.0  # before the first call the input is checked
-REFUSAL_S = 0.05  # a refusal needs no model, only the way there and back
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +73,7 @@ class Simulation:
     declared: Declared | None = None
     max_concurrency: int = 1000
     latency_s: float = 0.2
+    refusal_s: float = 0.05  # needs no model, only the way there and back
     has_headers: bool = False  # x-ratelimit-* on every answer
     has_retry_after: bool = False
     counts_usage: bool = False  # the upstream settles; what counts as used is the real usage
@@ -138,7 +138,7 @@ class Simulation:
         self.tally.refused.append(now - self.start_s)
         if self.has_retry_after and refusal.retry_after_s is not None:
             headers["retry-after-ms"] = str(int(refusal.retry_after_s * 1000) + 1)
-        return Reply(reserved, size, 429, headers), min(latency_s, REFUSAL_S)
+        return Reply(reserved, size, 429, headers), min(latency_s, self.refusal_s)
 
     def _take(
         self,

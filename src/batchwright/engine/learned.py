@@ -61,6 +61,7 @@ class Settling:
     is_rated: bool = False  # it has been paced before: the rate is known
     refused_rate: float = 0.0  # per second; the limit was about here
     gain: float = 1.0  # of the growth
+    calm_at: float = 0.0  # the rate that ends a gain, for it was refused before; 0: none
     gain_at: float = 0.0  # it was last set
     gain_rate: float = 0.0  # the rate then
     quiet_from: int = 0  # the count of accepted at the last refusal

@@ -200,24 +200,32 @@ def _slow_down(learned: Learned, now: float) -> None:
 
 
 def _reopen(learned: Learned, now: float) -> None:
-    """The silence is over: a long one makes a window, after a short one it is a rate."""
+    """The silence is over: a long one makes a window, after a short one it is a rate.
+
+    It was over when the first of the probes that got through went: what we waited after that, to
+    be sure, is no time in which nothing was let in.
+    """
     silence, rate_of = learned.probing, learned.settling
     let_in = learned.answers.accepted - silence.passed
-    accepted, open_s = let_in - learned.accepted_at_opening, now - learned.opened_at
+    accepted = let_in - learned.accepted_at_opening
+    open_s = silence.open_at - learned.opened_at
     is_long = now - silence.silent_at >= window.SILENCE_S
     if is_long:
         window.start(learned, now)
     elif learned.window.span_s and learned.window.used < learned.window.amount:
         window.slow_down(learned, now)
         return
-    learned.opened_at = now
+    learned.opened_at = silence.open_at
     learned.accepted_at_opening = let_in
     if is_long:
         return
     rate = max(accepted, 1) / max(open_s, PROBE_S)
     if rate_of.is_rated:
         before, gain = learned.bucket.rate_per_s, rate_of.gain
-        settling.resume(learned, min(rate, before), now)
-        rate_of.gain = gain if rate > settling.FLOOR * before else settling.GAIN_UNSURE
+        if rate < settling.FLOOR * before:
+            settling.seek(learned, rate, now)
+        else:
+            settling.resume(learned, min(rate, before), now)
+            rate_of.gain = gain
     else:
         settling.start(learned, rate, now)

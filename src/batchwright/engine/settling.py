@@ -1,9 +1,10 @@
 """A rate that settles where `REFUSED_SHARE` of the calls is refused.
 
-It goes up a little with each call that is let in, and down by `CUT` with each that is refused; ups
-and downs balance there and nowhere else. The steps grow while nothing is refused for long, which
-finds a limit that was raised; a quarter refused sets the rate at once to what is let in, which
-finds one that was lowered.
+It goes up a little with each call that is let in, and down with each that is refused; ups and
+downs balance there and nowhere else. A fixed window refuses all that is too much in a row, at its
+end: so a refusal takes hardly more off than the call that it was, and some seconds without one say
+little. The steps grow while nothing is refused for longer, which finds a limit that was raised; a
+quarter refused sets the rate at once to what is let in, which finds one that was lowered.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from batchwright.engine.learned import (
 )
 
 REFUSED_SHARE = 0.0015  # of the calls: what finding the limit may cost
-CUT = 0.005  # of the rate, at each refusal
+CUT = 0.005  # of the rate, at each refusal, but not more than:
+CUT_PER_S = 1.5
 HELD = 0.985  # of a rate that was measured
 QUIET_CALLS = 800  # let in without a refusal: the growth gains, and doubles each second then
+QUIET_S_MIN = 3.0  # though not sooner: windows of a second end without one, too
 QUIET_S = 60.0  # or so long
 GAIN_QUIET = 4.0
 GAIN_EVERY_S = 1.0
@@ -62,6 +65,14 @@ def delay_s(learned: Learned, now: float) -> float:
     return min(wait, WAIT_S_MAX)
 
 
+def seek(learned: Learned, rate: float, now: float) -> None:
+    """Go on at a guess that is well below the rate that was refused: up fast, but to there only."""
+    refused_at = learned.bucket.rate_per_s
+    resume(learned, rate, now)
+    learned.settling.gain = GAIN_UNSURE
+    learned.settling.calm_at = refused_at * HELD
+
+
 # Up
 
 
@@ -75,12 +86,15 @@ def grow(learned: Learned, now: float) -> bool:
     if state.short_at < at - learned.answers.round_trip_s:
         return True
     _quicken(learned, now)
-    growth = CUT * REFUSED_SHARE * state.gain * let_in
+    growth = _cut_share(learned) * REFUSED_SHARE * state.gain * let_in
     rate = learned.bucket.rate_per_s * (1 + min(growth, GROWTH_MAX * SLOT_S))
     if rate > state.refused_rate * FREE_AT:
         return False
+    is_back = learned.bucket.rate_per_s < state.calm_at <= rate
     pace(learned, rate, now)
     state.top_rate = max(TOP_DECAY * state.top_rate, rate)
+    if is_back:
+        _calm(learned, now)
     return True
 
 
@@ -88,7 +102,8 @@ def _quicken(learned: Learned, now: float) -> None:
     """Nothing was refused for so long that the limit must be further up."""
     state, answers = learned.settling, learned.answers
     since_s = now - state.gain_at
-    is_quiet = answers.accepted - state.quiet_from >= QUIET_CALLS or since_s >= QUIET_S
+    is_quiet = answers.accepted - state.quiet_from >= QUIET_CALLS and since_s >= QUIET_S_MIN
+    is_quiet = is_quiet or since_s >= QUIET_S
     if state.gain > 1:
         is_quiet = since_s >= max(GAIN_EVERY_S, 1.2 * answers.round_trip_s)
     if is_quiet:
@@ -101,6 +116,7 @@ def _calm(learned: Learned, now: float) -> None:
     """After a refusal: go up slowly."""
     state = learned.settling
     state.gain = 1.0
+    state.calm_at = 0.0
     state.gain_at = now
     state.gain_rate = learned.bucket.rate_per_s
     state.quiet_from, state.quiet_at = learned.answers.accepted, now
@@ -133,18 +149,24 @@ def cut(learned: Learned, now: float) -> bool:
     if is_raised:
         span_s = min(span_s, max(now - state.raised_at, SLOT_S))
     accepted, refused, start = answers.count(now - span_s)
+    lower = rate * (1 - _cut_share(learned))
     share = accepted / max(accepted + refused, 1)
     if now - start < (SLOT_S if is_raised else 2 * SLOT_S) or accepted + refused < 2 * FEW:
-        pace(learned, rate * (1 - CUT), now)
+        pace(learned, lower, now)
     elif share > 1 - FALL_SHARE:
         floor = FLOOR * accepted / (now - start)
-        pace(learned, max(rate * (1 - CUT), min(floor, rate)), now)
+        pace(learned, max(lower, min(floor, rate)), now)
     else:
         # A stock that had built up let the rate rise too far: what it let in meanwhile is its own.
         floor = min(state.raised_rate, rate) if is_raised else 0.0
         _hold_at(learned, max(rate * share, floor), now)
         state.gain = GAIN_UNSURE
     return learned.bucket.rate_per_s >= state.top_rate * CLOSED_SHARE
+
+
+def _cut_share(learned: Learned) -> float:
+    """What a refusal takes off the rate."""
+    return min(CUT, CUT_PER_S / learned.bucket.rate_per_s)
 
 
 def _hold_at(learned: Learned, rate: float, now: float) -> None:

@@ -181,9 +181,24 @@ def test_an_unknown_limit_whose_reservations_are_large_is_used_in_the_end(
     assert tally.refused_share(420.0, 540.0) <= 0.1
 
 
-@pytest.mark.parametrize("cell", [*STEADY, *STEPPING], ids="-".join)
+@pytest.mark.parametrize("cell", STEADY, ids="-".join)
 def test_a_limit_of_30_000_a_minute_is_used_as_it_is_to_be(cell: Cell) -> None:
     found = measure(cell, per_minute=30_000, latency_s=0.1)
+    assert [used for used in found if not used.is_met] == []
+
+
+@pytest.mark.parametrize("refusal_s", [0.001, 0.05])  # of a gateway beside us, and of one far away
+@pytest.mark.parametrize("cell", STEPPING, ids="-".join)
+def test_a_limit_that_steps_is_found_again_however_soon_a_refusal_comes(
+    cell: Cell, refusal_s: float
+) -> None:
+    found = measure(cell, per_minute=30_000, latency_s=0.1, refusal_s=refusal_s)
+    assert [used for used in found if not used.is_met] == []
+
+
+def test_the_end_of_a_second_of_a_larger_limit_is_not_learned_anew_each_time() -> None:
+    cell = Cell("unknown", "fixed", "requests", "stepping")
+    found = measure(cell, per_minute=60_000, latency_s=0.4)
     assert [used for used in found if not used.is_met] == []
 
 

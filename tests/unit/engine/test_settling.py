@@ -70,6 +70,29 @@ def test_where_half_is_refused_the_rate_falls_at_once_to_what_is_let_in() -> Non
     assert learned.bucket.rate_per_s == pytest.approx(200.0, rel=0.1)
 
 
+def test_a_guess_below_the_refused_rate_rises_fast_to_there_and_slowly_beyond() -> None:
+    learned = paced(400.0)
+    refused_at = learned.bucket.rate_per_s
+    settling.seek(learned, 200.0, 0.0)
+    assert learned.settling.gain == settling.GAIN_UNSURE
+    now = 0.0
+    while learned.settling.gain > 1:
+        now += 0.001
+        if learning.delay_s(learned, now) == 0:
+            learning.note_sent(learned, now)
+            learning.note_accepted(learned, now - LATENCY_S, now)
+        assert now < 20
+    assert learned.bucket.rate_per_s == pytest.approx(settling.HELD * refused_at, rel=0.03)
+
+
+def test_a_refusal_takes_hardly_more_off_a_high_rate_than_the_call_that_it_was() -> None:
+    learned = paced(2_000.0)
+    drive(learned, 1e6, 2.0)
+    before = learned.bucket.rate_per_s
+    settling.cut(learned, 2.0)
+    assert before - 2 <= learned.bucket.rate_per_s < before
+
+
 def test_a_row_of_refusals_asks_whether_anything_is_let_in() -> None:
     learned = paced(10.0)
     assert not settling.is_in_doubt(learned)
