@@ -40,7 +40,7 @@ check: setup ## Format, lint, import rules, strict types
 bench: setup peers ## Run the quick benchmarks (under ten minutes)
 	@$(BIN)/python benchmarks/run.py
 
-bench-all: setup peers ## Run every benchmark at full size (some hours)
+bench-all: setup peers ## Run every benchmark at full size (about two hours)
 	@$(BIN)/python benchmarks/run.py --all
 
 peers: $(PEERS)/.installed ## Install what the benchmarks compare with into .venv-peers
