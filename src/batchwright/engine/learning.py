@@ -202,8 +202,9 @@ def _slow_down(learned: Learned, now: float) -> None:
 def _reopen(learned: Learned, now: float) -> None:
     """The silence is over: a long one makes a window, after a short one it is a rate.
 
-    It was over when the first of the probes that got through went: what we waited after that, to
-    be sure, is no time in which nothing was let in.
+    For the rate it was over when the first of the probes that got through went: what we waited
+    after that, to be sure, is no time in which nothing was let in. Whether it was long is still
+    told with that wait in it, so that slow refusals can make a window of a short silence.
     """
     silence, rate_of = learned.probing, learned.settling
     let_in = learned.answers.accepted - silence.passed
