@@ -7,6 +7,9 @@ measured for 120 s after the first 15, with a minute's worth at once as the sand
 stepping one the limit halves after a minute and doubles after another; it is enforced by the
 second (as OpenAI says it may be), for a count per minute shows in no 20 s that it has changed, and
 it is measured from 20 s after each step on.
+
+`--seeds 5 --refusal 0.001,0.05,0.3` measures each case 15 times and shows the median and, behind
+it, the worst: one seed alone says little of a change by tenths of a percent.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import product, repeat
 from random import Random
+from statistics import median
 from typing import NamedTuple
 
 from batchwright.engine.limiter import Declared
@@ -133,28 +137,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how limits are used, by virtual clock.")
     parser.add_argument("--per-minute", type=int, default=30_000)
     parser.add_argument("--latency", type=float, default=0.1)
-    parser.add_argument("--refusal", type=float, default=REFUSAL_S)
+    parser.add_argument("--refusal", default=str(REFUSAL_S))
     parser.add_argument("--known", default=",".join(KNOWN))
     parser.add_argument("--mode", default=",".join(MODES))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     tried = cells(known=options.known.split(","), modes=options.mode.split(","))
-    measured = partial(
-        measure,
-        per_minute=options.per_minute,
-        latency_s=options.latency,
-        refusal_s=options.refusal,
-        seed=options.seed,
-    )
+    measured = partial(_measure_each, per_minute=options.per_minute, latency_s=options.latency)
+    takes = list(product(map(float, options.refusal.split(",")), range(options.seeds)))
     missed = 0
     with ProcessPoolExecutor() as processes:
-        for cell, found in zip(tried, processes.map(measured, tried), strict=True):
-            figures = "  ".join(f"{u.use_percent:7.2f} /{u.refused_percent:6.2f}" for u in found)
-            is_met = all(used.is_met for used in found)
-            missed += not is_met
+        for cell, runs in zip(tried, processes.map(measured, tried, repeat(takes)), strict=True):
+            figures = "  ".join(_shown(span) for span in zip(*runs, strict=True))
+            n_missed = sum(not all(used.is_met for used in run) for run in runs)
+            missed += n_missed
+            of_runs = f" {n_missed} of {len(runs)}" if len(runs) > 1 else ""
             names = f"{cell.known:17}{cell.algorithm:9}{cell.counted:18}{cell.mode:9}"
-            print(f"{names}{figures}{'' if is_met else '  MISSED'}", flush=True)
-    print(f"used, % / refused, %; {missed} of {len(tried)} missed")
+            print(f"{names}{figures}{f'  MISSED{of_runs}' if n_missed else ''}", flush=True)
+    print(f"used, % / refused, %; {missed} of {len(tried) * len(takes)} missed")
+
+
+def _measure_each(
+    cell: Cell, takes: Sequence[tuple[float, int]], *, per_minute: int, latency_s: float
+) -> list[list[Used]]:
+    """A take: the seconds that a refusal takes, and the seed."""
+    return [
+        measure(cell, per_minute=per_minute, latency_s=latency_s, refusal_s=refusal_s, seed=seed)
+        for refusal_s, seed in takes
+    ]
+
+
+def _shown(runs: Sequence[Used]) -> str:
+    used, refused = [u.use_percent for u in runs], [u.refused_percent for u in runs]
+    shown = f"{median(used):7.2f} /{median(refused):6.2f}"
+    return shown if len(runs) == 1 else f"{shown} ({min(used):6.2f} /{max(refused):6.2f})"
 
 
 if __name__ == "__main__":
