@@ -46,9 +46,9 @@ def results(
 ) -> int:
     """Print the result lines of a batch: answers first, then failures.
 
-    Of a batch that still runs it prints what is durable so far. Of one whose input was refused it
-    says why. Of a batch joined with its retry each request comes once, as it ended last. The exit
-    code tells how the batch ended.
+    Of a batch that still runs it prints what is durable so far; with -o it refuses. Of one whose
+    input was refused it says why. Of a batch joined with its retry each request comes once, as it
+    ended last. The exit code tells how the batch ended.
     """
     if output is not None:
         require_folder_of(output)
