@@ -9,7 +9,7 @@ world crash, exactly there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from batchwright.blobs.memory import MemoryBlobs
@@ -73,7 +73,7 @@ class MortalBlobs(MemoryBlobs):
         await super().create(keys)
         await self.fate.step()
 
-    async def append(self, writes: Sequence[tuple[str, Sequence[bytes]]]) -> None:
+    async def append(self, writes: Iterable[tuple[str, Sequence[bytes]]]) -> None:
         await self._begin("append")
         await super().append(writes)
         await self.fate.step()

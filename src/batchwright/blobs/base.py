@@ -6,7 +6,7 @@ Threads live behind this interface only: nothing here blocks the event loop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from batchwright.domain.file import Extent
@@ -66,8 +66,11 @@ class Blobs(Protocol):
         """
         ...
 
-    async def append(self, writes: Sequence[tuple[str, Sequence[bytes]]]) -> None:
+    async def append(self, writes: Iterable[tuple[str, Sequence[bytes]]]) -> None:
         """Append pieces to files made by `create`, and sync them all. Durable when it returns.
+
+        `writes` is gone through once, when the files are at hand, perhaps on another thread: what
+        it yields can be decided then.
 
         After a failure the files must not be appended to again: what is on the disk is unknown.
         """

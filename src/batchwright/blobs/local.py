@@ -22,7 +22,7 @@ import mmap
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -119,7 +119,7 @@ class LocalBlobs:
             "/".join(keys[:1]), lambda: self._create(paths), pool=self._append_pool
         )
 
-    async def append(self, writes: Sequence[tuple[str, Sequence[bytes]]]) -> None:
+    async def append(self, writes: Iterable[tuple[str, Sequence[bytes]]]) -> None:
         """Write everything, then sync every file: one thread hop.
 
         No pieces only sync the file, also what a process that was killed had written to it.
@@ -213,7 +213,8 @@ class LocalBlobs:
                 paths[key].unlink(missing_ok=True)
             raise
 
-    def _append(self, writes: Sequence[tuple[str, Sequence[bytes]]]) -> None:
+    def _append(self, given: Iterable[tuple[str, Sequence[bytes]]]) -> None:
+        writes = list(given)
         keys = [key for key, _ in writes]
         for key in keys:
             if key in self._poisoned:

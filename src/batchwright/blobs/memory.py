@@ -9,7 +9,7 @@ so one seed gives one disk.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
@@ -106,17 +106,18 @@ class MemoryBlobs:
         for key in keys:
             self._files[key] = _Stored()
 
-    async def append(self, writes: Sequence[tuple[str, Sequence[bytes]]]) -> None:
+    async def append(self, writes: Iterable[tuple[str, Sequence[bytes]]]) -> None:
         """Write everything, wait, sync everything. A failure poisons all of `writes`' files.
 
         No pieces only sync the file, also what a process that was killed had written to it.
         """
-        life, keys = self._lives, [key for key, _ in writes]
+        given = list(writes)
+        life, keys = self._lives, [key for key, _ in given]
         for key in keys:
             if key in self._poisoned:
                 raise StorageError(f"{key} failed before; what is on the disk is unknown")
         try:
-            for key, pieces in writes:
+            for key, pieces in given:
                 self._write(key, b"".join(pieces))
             await self._wait(life)
             if self._append_failures:

@@ -1,6 +1,9 @@
 """The journal: the truth about what is done, written by continuous group commit.
 
 While one group is being written and synced off the event loop, the next gathers; there is no timer.
+A group is what has gathered when the writer gets to it, and not when it is called: the longer it
+waits for a processor, the larger the groups are and the fewer the syncs.
+
 Only what is synced reaches the tally and `on_durable`. A failed write or sync stops the journal at
 once and is never retried on the same files: what they then hold is for recovery to find out. The
 tokens of what is not durable then, and will not be, go to `on_failed`, at once and as they come.
@@ -9,7 +12,7 @@ tokens of what is not durable then, and will not be, go to `on_failed`, at once 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -63,8 +66,10 @@ class Journal:
         self._now = now
         self._on_durable = on_durable
         self._on_failed = on_failed
-        self._gathering = _Group()
-        self._lengths = [0, 0, 0]  # appended: output, error, account
+        # With token and text. The loop appends, and removes what is durable from the front; the
+        # thread of the writer only reads.
+        self._gathered: list[tuple[Fields, Any, bytes]] = []
+        self._lengths = [0, 0]  # gathered: output, error
         self._synced = SegmentLengths(0, 0, 0)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -93,19 +98,17 @@ class Journal:
         """
         offset, length = self._lengths[0], len(text)
         self._lengths[0] = offset + length
-        self._gathering.output.append(text)
         if at is None:
             at = self._now()
         head = self._head(attempt, OUTPUT)
-        self._gather((*head, *sums, at, offset, length, crc32(text)), token)
+        self._gather((*head, *sums, at, offset, length, crc32(text)), token, text)
 
     def add_error(self, text: bytes, attempt: Attempt, token: Any = None) -> None:
         """Gather the result line of a request that ends without success."""
         offset, length = self._lengths[1], len(text)
         self._lengths[1] = offset + length
-        self._gathering.error.append(text)
         head = self._head(attempt, ERROR)
-        self._gather((*head, *NO_SUMS, self._now(), offset, length, crc32(text)), token)
+        self._gather((*head, *NO_SUMS, self._now(), offset, length, crc32(text)), token, text)
 
     def add_attempt(self, attempt: Attempt, token: Any = None) -> None:
         """Gather an attempt that may have cost money and did not become the result."""
@@ -122,16 +125,15 @@ class Journal:
             tries = ATTEMPTS_MAX
         return line, lane, code, flags | kind, tries, self._epoch_tag
 
-    def _gather(self, fields: Fields, token: Any) -> None:
+    def _gather(self, fields: Fields, token: Any, text: bytes = b"") -> None:
         if self.failure is not None:
             self._on_failed((token,))  # nothing that comes now will be written
             return
-        group = self._gathering
-        if not group.fields:
+        gathered = self._gathered
+        if not gathered:
             self._wake.set()
             self._idle.clear()
-        group.fields.append(fields)
-        group.tokens.append(token)
+        gathered.append((fields, token, text))
 
     async def flush(self) -> None:
         """Wait until everything gathered so far is durable. Raises the failure if there is one."""
@@ -153,49 +155,67 @@ class Journal:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            group, self._gathering = self._gathering, _Group()
-            if group.fields:
+            while self._gathered:
                 try:
-                    await self._commit(group)
+                    await self._commit()
                 except StorageError as error:
-                    self._fail(error, group)
+                    self._fail(error)
                     return
                 except Exception as error:  # a bug stops its batch, and says so
-                    self._fail(Damaged(f"{type(error).__name__}: {error}"), group)
+                    self._fail(Damaged(f"{type(error).__name__}: {error}"))
                     return
-            if not self._gathering.fields:
-                self._idle.set()
-                if self._closing:
-                    return
+            self._idle.set()
+            if self._closing:
+                return
 
-    def _fail(self, error: StorageError, group: _Group) -> None:
+    def _fail(self, error: StorageError) -> None:
         """Write nothing any more, and hand back what was held for what is lost."""
         self.failure = error
         self._idle.set()
-        self._on_failed([*group.tokens, *self._gathering.tokens])
+        self._on_failed([token for _, token, _ in self._gathered])
 
-    async def _commit(self, group: _Group) -> None:
-        synced = self._synced
-        epoch = self.epoch
-        account = [mark(epoch, synced.output, synced.error, synced.account, self._now())]
-        account += map(pack, group.fields)
-        self._lengths[2] += len(account) * RECORD_BYTES
-        lengths, keys = SegmentLengths(*self._lengths), self.keys  # nothing is gathered meanwhile
-        records = [b"".join(account)]
-        writes = [(keys.output, group.output), (keys.error, group.error), (keys.account, records)]
-        await self._blobs.append([write for write in writes if write[1]])
-        self._synced = lengths
+    async def _commit(self) -> None:
+        group = _Group()
+        await self._blobs.append(self._writes(group))
+        self._synced = group.lengths
         self.tally.apply_all(group.fields)
         self._on_durable(group.tokens)
+        del self._gathered[: len(group.tokens)]
+
+    def _writes(self, group: _Group) -> Iterator[tuple[str, Sequence[bytes]]]:
+        """What is to be written; notes in `group` what that is.
+
+        It runs when the writer gets to it, on its thread: more may gather meanwhile, behind.
+        """
+        fields, tokens, texts = zip(*self._gathered[:], strict=True)
+        outputs: list[bytes] = []
+        errors: list[bytes] = []
+        for record, text in zip(fields, texts, strict=True):
+            if record[3] & OUTPUT:
+                outputs.append(text)
+            elif record[3] & ERROR:
+                errors.append(text)
+        synced = self._synced
+        records = [mark(self.epoch, synced.output, synced.error, synced.account, self._now())]
+        records += map(pack, fields)
+        group.fields, group.tokens = fields, tokens
+        group.lengths = SegmentLengths(
+            synced.output + sum(map(len, outputs)),
+            synced.error + sum(map(len, errors)),
+            synced.account + len(records) * RECORD_BYTES,
+        )
+        if outputs:
+            yield self.keys.output, outputs
+        if errors:
+            yield self.keys.error, errors
+        yield self.keys.account, [b"".join(records)]
 
 
 class _Group:
     """What is committed together."""
 
-    __slots__ = ("error", "fields", "output", "tokens")
+    __slots__ = ("fields", "lengths", "tokens")
 
-    def __init__(self) -> None:
-        self.output: list[bytes] = []
-        self.error: list[bytes] = []
-        self.fields: list[Fields] = []
-        self.tokens: list[Any] = []
+    fields: Sequence[Fields]
+    lengths: SegmentLengths  # of the files, once it is durable
+    tokens: Sequence[Any]

@@ -181,6 +181,16 @@ async def test_appends_to_several_files_are_read_back_in_order(blobs: Blobs) -> 
     assert await content(blobs, error) == b"bad\n"
 
 
+async def test_what_is_appended_may_be_made_while_it_is_written(blobs: Blobs) -> None:
+    await blobs.create(["output", "error"])
+    made = (("output", [b"%d\n" % number]) for number in range(3))
+
+    await blobs.append(made)
+
+    assert await content(blobs, "output") == b"0\n1\n2\n"
+    assert next(made, None) is None
+
+
 async def test_an_append_after_release_goes_on_at_the_end(blobs: Blobs) -> None:
     await blobs.create(["segment"])
     await blobs.append([("segment", [b"one"])])

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batchwright.blobs.base import Blobs
+from batchwright.blobs.local import LocalBlobs
 from batchwright.blobs.memory import MemoryBlobs
 from batchwright.domain.errors import Damaged, StorageError
 from batchwright.domain.result import Code
-from batchwright.domain.segment import SegmentKeys
+from batchwright.domain.segment import SegmentKeys, SegmentLengths
 from batchwright.engine.account import (
     IN_CRASH,
     MARK,
@@ -47,6 +51,20 @@ class Gate:
             self.waiting.clear()
 
 
+class BusyBlobs(MemoryBlobs):
+    """A disk whose writer is called at once and gets to it later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called = asyncio.Event()
+        self.is_there = asyncio.Event()
+
+    async def append(self, writes: Iterable[tuple[str, Sequence[bytes]]]) -> None:
+        self.called.set()
+        await self.is_there.wait()
+        await super().append(writes)
+
+
 class Desk:
     """A journal, its disk and what it reported."""
 
@@ -57,12 +75,13 @@ class Desk:
         self.keys = SegmentKeys.of("batch_1", EPOCH)
         self.durable: list[list[Any]] = []
 
-    async def open(self) -> Journal:
-        await self.blobs.create((self.keys.output, self.keys.error, self.keys.account))
+    async def open(self, blobs: Blobs | None = None) -> Journal:
+        blobs = blobs or self.blobs
+        await blobs.create((self.keys.output, self.keys.error, self.keys.account))
         return Journal(
             batch_id="batch_1",
             epoch=EPOCH,
-            blobs=self.blobs,
+            blobs=blobs,
             tally=self.tally,
             now=lambda: 12.5,
             on_durable=self._on_durable,
@@ -98,6 +117,53 @@ async def test_while_one_group_is_synced_the_next_gathers() -> None:
     assert desk.durable == [[1], [2, 3, 4]]
     assert desk.tally.settled == 4
     await journal.close()
+
+
+async def test_what_gathers_before_the_writer_gets_to_a_group_is_in_it() -> None:
+    desk = Desk()
+    desk.blobs = busy = BusyBlobs()
+    journal = await desk.open()
+    add(journal, 1, b"one\n")
+    await busy.called.wait()
+    add(journal, 2, b"two\n")
+    add(journal, 3, b"failed\n", is_output=False)
+    busy.is_there.set()
+    await journal.flush()
+    assert desk.durable == [[1, 2, 3]]
+    assert desk.bytes_of(desk.keys.output) == b"one\ntwo\n"
+    assert desk.bytes_of(desk.keys.error) == b"failed\n"
+    assert (await journal.close()).lengths == SegmentLengths(8, 7, 4 * RECORD_BYTES)
+
+
+async def test_each_record_is_in_one_group_while_a_thread_writes_and_the_loop_gathers(
+    tmp_path: Path,
+) -> None:
+    desk = Desk()
+    blobs = LocalBlobs(tmp_path)
+    journal = await desk.open(blobs)
+    switch_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for line in range(1, 5001):
+            add(journal, line, b"%d\n" % line, is_output=line % 7 > 0)
+            if line % 50 == 0:
+                await asyncio.sleep(0)
+        await journal.flush()
+    finally:
+        sys.setswitchinterval(switch_s)
+    await journal.close()
+    assert [token for group in desk.durable for token in group] == [*range(1, 5001)]
+    assert len(desk.durable) > 1
+    for key, wanted in ((desk.keys.output, True), (desk.keys.error, False)):
+        lines = [line for line in range(1, 5001) if (line % 7 > 0) == wanted]
+        assert (tmp_path / key).read_bytes() == b"".join(b"%d\n" % line for line in lines)
+    records = list(unpack_all((tmp_path / desk.keys.account).read_bytes(), EPOCH))
+    assert [one.line for one in records if one and not one.flags & MARK] == [*range(1, 5001)]
+    marks = [marked_lengths(one)[2] for one in records if one and one.flags & MARK]
+    assert marks == [
+        at * RECORD_BYTES for at, one in enumerate(records) if one and one.flags & MARK
+    ]
+    await blobs.close()
 
 
 async def test_what_is_written_but_not_synced_does_not_count() -> None:
