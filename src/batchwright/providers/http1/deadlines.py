@@ -13,10 +13,11 @@ OUT_OF_TIME = "no complete answer within the timeout"
 class Deadlines:
     """The calls under way that share a timeout, in the order in which they run out."""
 
-    __slots__ = ("_calls", "_timer", "timeout_s")
+    __slots__ = ("_calls", "_loop", "_timer", "timeout_s")
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
         self._calls: dict[Connection, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -26,10 +27,9 @@ class Deadlines:
 
     def add(self, connection: Connection) -> float:
         """Returns when its call runs out, on the clock of the event loop."""
-        loop = asyncio.get_running_loop()
-        self._calls[connection] = deadline = loop.time() + self.timeout_s
+        self._calls[connection] = deadline = self._loop.time() + self.timeout_s
         if self._timer is None:
-            self._timer = loop.call_at(deadline, self._on_timer)
+            self._timer = self._loop.call_at(deadline, self._on_timer)
         return deadline
 
     def remove(self, connection: Connection) -> None:
@@ -47,11 +47,10 @@ class Deadlines:
             connection.fail(error)
 
     def _on_timer(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time() + 1e-3  # timers of the loop are no more exact
+        now = self._loop.time() + 1e-3  # timers of the loop are no more exact
         self._timer = None
         for connection, deadline in self._calls.items():  # left to their tasks to remove
             if deadline > now:
-                self._timer = loop.call_at(deadline, self._on_timer)
+                self._timer = self._loop.call_at(deadline, self._on_timer)
                 return
             connection.fail(Ambiguous(OUT_OF_TIME))
