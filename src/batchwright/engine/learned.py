@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from typing import Literal
 
 from batchwright.engine.bucket import Bucket, set_rate
 
@@ -17,14 +17,8 @@ BURST_S = 0.05
 RATE_MIN_PER_S = 1 / 60.0
 
 
-class Mode(Enum):
-    """What is known of the limit; see the head of `learning`."""
-
-    FREE = auto()
-    DRAINING = auto()
-    PACED = auto()
-    SILENT = auto()
-    WINDOWED = auto()
+Mode = Literal["free", "draining", "paced", "silent", "windowed"]
+"""What is known of the limit; see the head of `learning`."""
 
 
 @dataclass(slots=True)
@@ -120,7 +114,7 @@ class Learned:
 
     window: Window
     opened_at: float  # the limit was seen to accept again
-    mode: Mode = Mode.FREE
+    mode: Mode = "free"
     bucket: Bucket = field(default_factory=lambda: Bucket(1.0, 1.0, 1.0, 0.0))
     answers: Answers = field(default_factory=Answers)
     settling: Settling = field(default_factory=Settling)
@@ -136,9 +130,9 @@ class Learned:
     @property
     def rate_per_s(self) -> float | None:
         """The learned rate; None where nothing limits."""
-        if self.mode is Mode.PACED:
+        if self.mode == "paced":
             return self.bucket.rate_per_s
-        if self.mode is Mode.WINDOWED or (self.mode is Mode.SILENT and self.window.span_s):
+        if self.mode == "windowed" or (self.mode == "silent" and self.window.span_s):
             return self.window.amount / self.window.span_s
         return None
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from batchwright.engine import probing, settling, window
 from batchwright.engine.bucket import take
-from batchwright.engine.learned import FEW, PROBE_S, SLOT_S, WAIT_S_MAX, Learned, Mode, Window
+from batchwright.engine.learned import FEW, PROBE_S, SLOT_S, WAIT_S_MAX, Learned, Window
 
 RECENT_S = 3.0  # what "the last seconds" are
 MEMORY_S = 60.0  # how far back a first window can have begun
@@ -30,7 +30,7 @@ MEMORY_S = 60.0  # how far back a first window can have begun
 def forget(learned: Learned, now: float) -> None:
     """Start anew: nothing is held back until something is refused again."""
     accepted = learned.answers.accepted
-    learned.mode = Mode.FREE
+    learned.mode = "free"
     learned.window = Window(began_at=now, accepted_before=accepted)
     learned.opened_at, learned.accepted_at_opening = now, accepted
     learned.settling.is_rated = False
@@ -42,30 +42,30 @@ def forget(learned: Learned, now: float) -> None:
 
 def delay_s(learned: Learned, now: float) -> float:
     """Seconds until one more call may go; 0 if it may now."""
-    if learned.mode is Mode.DRAINING:
+    if learned.mode == "draining":
         if now < learned.until:
             return learned.until - now
         _end_draining(learned, now)
-    if learned.mode is Mode.PACED:
+    if learned.mode == "paced":
         return settling.delay_s(learned, now)
-    if learned.mode is Mode.SILENT:
+    if learned.mode == "silent":
         wait = probing.delay_s(learned, now)
         if wait is not None:
             return wait
         _reopen(learned, now)
         return delay_s(learned, now)
-    if learned.mode is Mode.WINDOWED:
+    if learned.mode == "windowed":
         return window.delay_s(learned, now)
     return 0.0
 
 
 def note_sent(learned: Learned, now: float) -> None:
     """A call goes out."""
-    if learned.mode is Mode.PACED:
+    if learned.mode == "paced":
         take(learned.bucket, 1, now)
-    elif learned.mode is Mode.SILENT:
+    elif learned.mode == "silent":
         probing.note_sent(learned, now)
-    elif learned.mode is Mode.WINDOWED:
+    elif learned.mode == "windowed":
         window.note_sent(learned, now)
 
 
@@ -85,13 +85,13 @@ def note_accepted(learned: Learned, sent_at: float, now: float) -> None:
         answers.round_trip_s += smoothing * (latency_s - answers.round_trip_s)
     answers.slots[-1][1] += 1
     if answers.row and sent_at > answers.row_at:
-        if learned.mode is Mode.DRAINING:
+        if learned.mode == "draining":
             answers.row_accepted += 1
         else:
             answers.row = 0
-    if learned.mode is Mode.SILENT:
+    if learned.mode == "silent":
         learned.probing.passed += sent_at >= learned.probing.silent_at
-    elif learned.mode is Mode.WINDOWED and learned.window.grant:
+    elif learned.mode == "windowed" and learned.window.grant:
         learned.window.grant_answers += sent_at >= learned.window.grant_at
 
 
@@ -104,16 +104,16 @@ def note_refused(
     rate of late is about right.
     """
     _count_refused(learned, sent_at, now)
-    if learned.mode is Mode.FREE and is_explained:
+    if learned.mode == "free" and is_explained:
         _doubt(learned, now)
-    elif learned.mode is Mode.FREE:
+    elif learned.mode == "free":
         _start_draining(learned, now)
-    elif learned.mode is Mode.SILENT:
+    elif learned.mode == "silent":
         probing.note_refused(learned, now)
     elif sent_at > learned.cut_at:
-        if learned.mode is Mode.PACED:
+        if learned.mode == "paced":
             _slow_down(learned, now)
-        elif learned.mode is Mode.WINDOWED:
+        elif learned.mode == "windowed":
             has_opened = learned.window.used >= probing.LEFT_SHARE * learned.window.amount
             probing.start(learned, now)
             if not has_opened:
@@ -139,14 +139,14 @@ def _count_refused(learned: Learned, sent_at: float, now: float) -> None:
 
 
 def _new_slot(learned: Learned, now: float) -> None:
-    if learned.mode is Mode.PACED:
+    if learned.mode == "paced":
         if not settling.grow(learned, now):
             forget(learned, now)
-    elif learned.mode is Mode.WINDOWED:
+    elif learned.mode == "windowed":
         window.speed_up(learned, now)
     learned.answers.slots.append([now, 0.0, 0.0])
     learned.answers.slot_ends_at = now + SLOT_S
-    if learned.mode is Mode.FREE and now - learned.window.began_at > MEMORY_S:
+    if learned.mode == "free" and now - learned.window.began_at > MEMORY_S:
         forget(learned, now)
 
 
@@ -170,7 +170,7 @@ def _start_draining(learned: Learned, now: float) -> None:
 
 
 def _drain(learned: Learned, round_trips: float, now: float) -> None:
-    learned.mode = Mode.DRAINING
+    learned.mode = "draining"
     learned.until = now + min(max(round_trips * learned.answers.round_trip_s, 0.02), 5.0)
 
 

@@ -35,7 +35,7 @@ from batchwright.engine import concurrency as inflight
 from batchwright.engine import learning
 from batchwright.engine import meter as meters
 from batchwright.engine.concurrency import Concurrency
-from batchwright.engine.learned import Learned, Mode
+from batchwright.engine.learned import Learned
 from batchwright.engine.meter import Meter
 
 __all__ = [
@@ -164,7 +164,7 @@ def delay_s(limiter: Limiter, cost: Cost, now: float) -> float:
 
     How many may be in flight is not asked here: compare with `allowed_in_flight`.
     """
-    is_free = limiter.learned.mode is Mode.FREE
+    is_free = limiter.learned.mode == "free"
     if is_free and not limiter.meters and now >= limiter.paused_until:
         return 0.0
     wait = _paused_s(limiter, cost.model, now)
@@ -196,7 +196,7 @@ def reserve(limiter: Limiter, cost: Cost, now: float, in_flight: int) -> Reserva
     if limiter.meters:
         known = _meters_of(limiter, cost.model)
         counted = tuple([(m, meters.use(m, amount_of(m.kind, cost), now)) for m in known])
-    if limiter.learned.mode is not Mode.FREE:
+    if limiter.learned.mode != "free":
         learning.note_sent(limiter.learned, now)
     inflight.note_sent(limiter.concurrency, now, in_flight)
     return Reservation(

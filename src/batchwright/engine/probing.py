@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from batchwright.engine.learned import PROBE_S, WAIT_S_MAX, Learned, Mode
+from batchwright.engine.learned import PROBE_S, WAIT_S_MAX, Learned
 from batchwright.engine.settling import ROW_SHARE
 from batchwright.engine.window import RAMP, SILENCE_S, is_used_up
 
@@ -28,7 +28,7 @@ LEFT_SHARE = 0.03  # of what was let in: what may be left over
 def start(learned: Learned, now: float) -> None:
     """Fall silent."""
     state, window = learned.probing, learned.window
-    learned.mode = Mode.SILENT
+    learned.mode = "silent"
     state.silent_at = now
     learned.cut_at = now
     state.batch = state.left = state.through = state.passed = 0

@@ -16,7 +16,6 @@ from batchwright.engine.learned import (
     SLOT_S,
     WAIT_S_MAX,
     Learned,
-    Mode,
     pace,
 )
 
@@ -50,7 +49,7 @@ def start(learned: Learned, rate: float, now: float) -> None:
 
 def resume(learned: Learned, rate: float, now: float) -> None:
     """Go on at a rate that is known."""
-    learned.mode = Mode.PACED
+    learned.mode = "paced"
     learned.settling.is_rated = True
     learned.cut_at = now
     learned.answers.row = 0

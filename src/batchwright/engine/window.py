@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from batchwright.engine.bucket import take, wait_s
-from batchwright.engine.learned import SLOT_S, WAIT_S_MAX, Learned, Mode, Window, pace
+from batchwright.engine.learned import SLOT_S, WAIT_S_MAX, Learned, Window, pace
 
 SILENCE_S = 3.0  # a longer one makes a window
 RAMP = 2.0  # times the even rate, at first
@@ -34,7 +34,7 @@ def start(learned: Learned, now: float) -> None:
     if not window.is_vain:
         _measure(learned, let_in)
     window.is_vain = False
-    learned.mode = Mode.WINDOWED
+    learned.mode = "windowed"
     _open(learned, now)
     window.began_at = probing.open_at
     window.accepted_before = let_in
@@ -145,7 +145,7 @@ def speed_up(learned: Learned, now: float) -> None:
 def slow_down(learned: Learned, now: float) -> None:
     """A sliding window gives back more slowly than it was used: go on at half the speed."""
     window = learned.window
-    learned.mode = Mode.WINDOWED
+    learned.mode = "windowed"
     window.is_vain = False
     learned.cut_at = learned.until = now
     pace(learned, max(learned.bucket.rate_per_s / 2, window.amount / window.span_s), now)

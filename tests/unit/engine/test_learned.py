@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchwright.engine.learned import RATE_MIN_PER_S, Answers, Learned, Mode, pace
+from batchwright.engine.learned import RATE_MIN_PER_S, Answers, Learned, pace
 
 
 def test_only_the_slots_that_began_since_are_counted() -> None:
@@ -20,10 +20,10 @@ def test_a_rate_is_told_where_one_is_known_and_only_there() -> None:
     assert learned.rate_per_s is None
 
     pace(learned, 40.0, 0.0)
-    learned.mode = Mode.PACED
+    learned.mode = "paced"
     assert learned.rate_per_s == 40.0
 
-    learned.mode = Mode.SILENT
+    learned.mode = "silent"
     assert learned.rate_per_s is None
 
     learned.window.span_s, learned.window.amount = 60.0, 600

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from batchwright.engine import learning, probing
-from batchwright.engine.learned import PROBE_S, Learned, Mode
+from batchwright.engine.learned import PROBE_S, Learned
 from batchwright.engine.probing import EMPTY, OWED
 
 
@@ -46,17 +46,17 @@ def test_one_probe_goes_at_a_time_and_refused_ones_are_further_and_further_apart
 
 def test_it_is_open_once_more_went_through_than_can_be_left_over() -> None:
     learned, now, through = silent(accepted=1_000), PROBE_S, 0
-    while learned.mode is Mode.SILENT:
+    while learned.mode == "silent":
         wait = learning.delay_s(learned, now)
         if wait > 0:
             now += wait
             continue
-        if learned.mode is Mode.SILENT:
+        if learned.mode == "silent":
             learning.note_sent(learned, now)
             through += 1
             learning.note_accepted(learned, now, now + 0.01)
     assert through == 0.03 * 1_000
-    assert learned.mode is Mode.PACED
+    assert learned.mode == "paced"
 
 
 def test_what_is_left_over_and_then_refused_again_has_not_opened_it() -> None:
@@ -69,7 +69,7 @@ def test_what_is_left_over_and_then_refused_again_has_not_opened_it() -> None:
         learning.note_sent(learned, now)
         learning.note_refused(learned, now, now + 0.01)
         now += 0.01
-    assert learned.mode is Mode.SILENT
+    assert learned.mode == "silent"
 
 
 def test_where_the_end_of_a_window_is_known_a_few_probes_go_at_its_beginning_and_then_none() -> (
@@ -91,7 +91,7 @@ def test_what_goes_through_before_the_end_of_a_window_has_not_opened_it() -> Non
             learning.note_accepted(learned, now, now + 0.01)
             through += 1
     assert through > 0.03 * 1_000
-    assert learned.mode is Mode.SILENT
+    assert learned.mode == "silent"
 
 
 def test_as_much_as_those_in_flight_may_give_back_has_not_opened_it_either() -> None:
@@ -100,10 +100,10 @@ def test_as_much_as_those_in_flight_may_give_back_has_not_opened_it_either() -> 
         learning.note_accepted(learned, 0.0, 2.9)
     learned.probing.batch = 1
     learning.note_refused(learned, 2.9, 3.0)
-    while learned.mode is Mode.SILENT:
+    while learned.mode == "silent":
         wait = learning.delay_s(learned, now)
         now += wait
-        if wait == 0 and learned.mode is Mode.SILENT:
+        if wait == 0 and learned.mode == "silent":
             learning.note_sent(learned, now)
             learning.note_accepted(learned, now, now + 0.01)
             through += 1
