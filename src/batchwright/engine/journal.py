@@ -97,18 +97,18 @@ class Journal:
         None: now.
         """
         offset, length = self._lengths[0], len(text)
-        self._lengths[0] = offset + length
         if at is None:
             at = self._now()
         head = self._head(attempt, OUTPUT)
         self._gather((*head, *sums, at, offset, length, crc32(text)), token, text)
+        self._lengths[0] = offset + length
 
     def add_error(self, text: bytes, attempt: Attempt, token: Any = None) -> None:
         """Gather the result line of a request that ends without success."""
         offset, length = self._lengths[1], len(text)
-        self._lengths[1] = offset + length
         head = self._head(attempt, ERROR)
         self._gather((*head, *NO_SUMS, self._now(), offset, length, crc32(text)), token, text)
+        self._lengths[1] = offset + length
 
     def add_attempt(self, attempt: Attempt, token: Any = None) -> None:
         """Gather an attempt that may have cost money and did not become the result."""
@@ -172,7 +172,8 @@ class Journal:
         """Write nothing any more, and hand back what was held for what is lost."""
         self.failure = error
         self._idle.set()
-        self._on_failed([token for _, token, _ in self._gathered])
+        held, self._gathered = self._gathered, []
+        self._on_failed([token for _, token, _ in held])
 
     async def _commit(self) -> None:
         group = _Group()

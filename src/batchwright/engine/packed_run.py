@@ -161,8 +161,8 @@ class PackedRun(BatchRun):
     def _record(
         self, pack: Pack, slot: int, answer: Answer, answers: Sequence[CheckedAnswer]
     ) -> None:
-        """Each request its line, all in one group. One of ours that fails costs that line alone:
-        the others must not be sent again."""
+        """Each request its line. One of ours that fails costs that line alone: the others must not
+        be sent again."""
         whole = self._pack_token(pack, slot, sum([len(each.body) for each in answers]))
         for (pending, token), checked in zip(self._with_tokens(pack, whole), answers, strict=True):
             try:

@@ -146,7 +146,9 @@ async def test_each_record_is_in_one_group_while_a_thread_writes_and_the_loop_ga
     try:
         for line in range(1, 5001):
             add(journal, line, b"%d\n" % line, is_output=line % 7 > 0)
-            if line % 50 == 0:
+            if line == 1000:
+                await journal.flush()
+            elif line % 50 == 0:
                 await asyncio.sleep(0)
         await journal.flush()
     finally:
@@ -250,8 +252,27 @@ async def test_a_failed_sync_ends_the_journal_and_hands_back_what_it_held() -> N
     assert desk.durable == [[1], [2, 3]]
     assert desk.tally.settled == 1
     assert journal.synced == synced
+    assert not journal._gathered
     segment = await journal.close()
     assert segment.lengths == synced
+
+
+async def test_a_result_that_could_not_be_gathered_takes_no_place_in_the_files() -> None:
+    desk = Desk()
+    journal = await desk.open()
+    broken = (1, 1, 200, 0)  # no attempts
+    with pytest.raises(ValueError, match="unpack"):
+        journal.add_output(b"lost\n", broken, (0, 0, 0, 0, 0, 0))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unpack"):
+        journal.add_error(b"lost\n", broken)  # type: ignore[arg-type]
+    add(journal, 2, b"two\n")
+    add(journal, 3, b"three\n", is_output=False)
+    await journal.flush()
+    records = [one for one in unpack_all(desk.bytes_of(desk.keys.account), EPOCH) if one]
+    assert [one.offset for one in records if not one.flags & MARK] == [0, 0]
+    assert desk.bytes_of(desk.keys.output) == b"two\n"
+    assert journal.synced == SegmentLengths(4, 6, 3 * RECORD_BYTES)
+    await journal.close()
 
 
 async def test_after_a_failure_nothing_is_written_and_nobody_waits_for_ever() -> None:
