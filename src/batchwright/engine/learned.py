@@ -35,6 +35,7 @@ class Answers:
     refusal_s: float = 0.0  # how long a refusal takes
     row: int = 0  # refused since a call was let in that was sent after the first of them
     row_at: float = 0.0  # the first of them was sent
+    row_sent: int = 0  # calls since that one came back
     row_accepted: int = 0  # of those sent after it, while draining
 
     def count(self, since: float) -> tuple[float, float, float]:

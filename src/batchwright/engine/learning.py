@@ -50,7 +50,7 @@ def delay_s(learned: Learned, now: float) -> float:
         return settling.delay_s(learned, now)
     if learned.mode == "silent":
         wait = probing.delay_s(learned, now)
-        if wait is not None:
+        if wait is not None and not _is_trickle(learned, now):
             return wait
         _reopen(learned, now)
         return delay_s(learned, now)
@@ -61,6 +61,7 @@ def delay_s(learned: Learned, now: float) -> float:
 
 def note_sent(learned: Learned, now: float) -> None:
     """A call goes out."""
+    learned.answers.row_sent += 1
     if learned.mode == "paced":
         take(learned.bucket, 1, now)
     elif learned.mode == "silent":
@@ -132,9 +133,11 @@ def _count_refused(learned: Learned, sent_at: float, now: float) -> None:
     if of_window.filled_at <= of_window.began_at:
         of_window.filled_at = now
         of_window.filled = answers.accepted - of_window.accepted_before
+    if learned.mode == "paced" and sent_at <= learned.cut_at:
+        return  # of a row that has told already
     if not answers.row:
         answers.row_at = sent_at
-        answers.row_accepted = 0
+        answers.row_sent = answers.row_accepted = 0
     answers.row += 1
 
 
@@ -180,7 +183,7 @@ def _end_draining(learned: Learned, now: float) -> None:
     accepted, refused, _ = answers.count(learned.cut_at)
     if learned.settling.is_rated:
         if answers.row_accepted:
-            settling.resume(learned, learned.bucket.rate_per_s, now)
+            settling.go_on(learned, now)
         else:
             probing.start(learned, now)
             learned.probing.silent_at = answers.row_at
@@ -189,6 +192,23 @@ def _end_draining(learned: Learned, now: float) -> None:
     else:
         settling.start(learned, accepted / max(answers.round_trip_s, 0.02), now)
         learned.settling.gain = settling.GAIN_UNSURE
+
+
+def _rate_of_late(learned: Learned, before: float) -> float:
+    """What was let in per second just before a silence, and in it: nothing may have been sent for
+    hours before. `before`, what it was paced at, where that is too little to tell."""
+    silence, span_s = learned.probing, max(RECENT_S, 2 * FEW / before)
+    accepted, _, start = learned.answers.count(silence.silent_at - span_s)
+    accepted -= silence.passed
+    return accepted / max(silence.open_at - start, span_s) if accepted >= FEW else before
+
+
+def _is_trickle(learned: Learned, now: float) -> bool:
+    """Whether the silence is none, but a limit so far below the one before that what it lets in
+    was taken for left over: no window of a minute is closed for so long."""
+    silence = learned.probing
+    is_rate = learned.settling.is_rated and not learned.window.span_s
+    return is_rate and silence.passed >= FEW and now - silence.silent_at >= MEMORY_S
 
 
 def _slow_down(learned: Learned, now: float) -> None:
@@ -202,15 +222,18 @@ def _slow_down(learned: Learned, now: float) -> None:
 def _reopen(learned: Learned, now: float) -> None:
     """The silence is over: a long one makes a window, after a short one it is a rate.
 
-    For the rate it was over when the first of the probes that got through went: what we waited
-    after that, to be sure, is no time in which nothing was let in. Whether it was long is still
-    told with that wait in it, so that slow refusals can make a window of a short silence.
+    It was over when the first of the probes that got through went: what we waited after that, to
+    be sure, is no time in which nothing was let in, and is long where a refusal takes long.
     """
     silence, rate_of = learned.probing, learned.settling
+    if _is_trickle(learned, now):
+        learned.opened_at, learned.accepted_at_opening = now, learned.answers.accepted
+        settling.seek(learned, silence.passed / (now - silence.silent_at), now)
+        return
     let_in = learned.answers.accepted - silence.passed
     accepted = let_in - learned.accepted_at_opening
     open_s = silence.open_at - learned.opened_at
-    is_long = now - silence.silent_at >= window.SILENCE_S
+    is_long = silence.open_at - silence.silent_at >= window.SILENCE_S
     if is_long:
         window.start(learned, now)
     elif learned.window.span_s and learned.window.used < learned.window.amount:
@@ -223,6 +246,7 @@ def _reopen(learned: Learned, now: float) -> None:
     rate = max(accepted, 1) / max(open_s, PROBE_S)
     if rate_of.is_rated:
         before, gain = learned.bucket.rate_per_s, rate_of.gain
+        rate = max(rate, _rate_of_late(learned, before))
         if rate < settling.FLOOR * before:
             settling.seek(learned, rate, now)
         else:

@@ -66,7 +66,7 @@ def delay_s(learned: Learned, now: float) -> float | None:
     if now < learned.until:
         return learned.until - now
     state.batch = state.left = 1
-    state.open_at = now
+    state.open_at = math.inf
     return 0.0
 
 
@@ -75,6 +75,7 @@ def note_sent(learned: Learned, now: float) -> None:
     state, window = learned.probing, learned.window
     state.left -= 1
     state.sent_at = now
+    state.open_at = min(state.open_at, now)
     if not _is_expected(learned, now):
         even_s = window.span_s / window.amount
         state.next_at = now + min(even_s / RAMP, PROBE_S_MAX)

@@ -37,6 +37,7 @@ FALL_SHARE = 0.25  # refused of late: the limit was lowered
 FLOOR = 0.9  # of what is let in of late: no lower
 RAISED_S = 5.0  # so soon after it was raised
 ROW_SHARE = 0.05  # of a second's calls, refused in a row: is anything let in at all?
+ROW_DENSITY = 0.5  # of the calls since its first one: else answers are only slower than refusals
 CLOSED_SHARE = 0.15  # of the rate of a moment ago: below it, it is a left-over that is let in
 TOP_DECAY = 0.94  # of that rate, each slot
 
@@ -125,8 +126,12 @@ def _calm(learned: Learned, now: float) -> None:
 
 
 def is_in_doubt(learned: Learned) -> bool:
-    """So many were refused in a row: is anything let in at all?"""
-    return learned.answers.row >= max(FEW, ROW_SHARE * learned.bucket.rate_per_s)
+    """So many were refused in a row, and most of those sent: is anything let in at all?
+
+    Answers may take far longer than refusals, so that none of them is there to break the row.
+    """
+    answers, rate = learned.answers, learned.bucket.rate_per_s
+    return answers.row >= max(FEW, ROW_SHARE * rate, ROW_DENSITY * answers.row_sent)
 
 
 def cut(learned: Learned, now: float) -> bool:
@@ -150,6 +155,8 @@ def cut(learned: Learned, now: float) -> bool:
     accepted, refused, start = answers.count(now - span_s)
     lower = rate * (1 - _cut_share(learned))
     share = accepted / max(accepted + refused, 1)
+    if not accepted and refused >= 2 * FEW:
+        return False
     if now - start < (SLOT_S if is_raised else 2 * SLOT_S) or accepted + refused < 2 * FEW:
         pace(learned, lower, now)
     elif share > 1 - FALL_SHARE:
@@ -157,10 +164,31 @@ def cut(learned: Learned, now: float) -> bool:
         pace(learned, max(lower, min(floor, rate)), now)
     else:
         # A stock that had built up let the rate rise too far: what it let in meanwhile is its own.
-        floor = min(state.raised_rate, rate) if is_raised else 0.0
-        _hold_at(learned, max(rate * share, floor), now)
-        state.gain = GAIN_UNSURE
+        lowered = max(rate * share, state.raised_rate if is_raised else 0.0)
+        _fall(learned, min(lowered, rate), accepted / (now - start), now)
     return learned.bucket.rate_per_s >= state.top_rate * CLOSED_SHARE
+
+
+def go_on(learned: Learned, now: float) -> None:
+    """What was out is back, and some of it was let in: go on, slower where much was not."""
+    rate = learned.bucket.rate_per_s
+    accepted, refused, start = learned.answers.count(learned.cut_at)
+    if accepted + refused < 2 * FEW or refused < FALL_SHARE * (accepted + refused):
+        resume(learned, rate, now)
+    else:
+        let_in_per_s = accepted / max(now - start, SLOT_S)
+        _fall(learned, rate * accepted / (accepted + refused), let_in_per_s, now)
+
+
+def _fall(learned: Learned, rate: float, let_in_per_s: float, now: float) -> None:
+    """The limit was lowered to about `rate`, but not below what was let in of late.
+
+    A second that is used up refuses all at its end, and each fall counts the refusals of the one
+    before again.
+    """
+    least = FLOOR / HELD * let_in_per_s
+    _hold_at(learned, min(max(rate, least), learned.bucket.rate_per_s), now)
+    learned.settling.gain = GAIN_UNSURE
 
 
 def _cut_share(learned: Learned) -> float:

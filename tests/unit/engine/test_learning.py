@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from batchwright.engine import learning
-from batchwright.engine.learned import Learned
+import pytest
+
+from batchwright.engine import learning, settling
+from batchwright.engine.learned import FEW, Learned
 
 LATENCY_S = 0.1
 
@@ -61,3 +63,49 @@ def test_forgotten_it_holds_nothing_back() -> None:
     learning.note_refused(learned, 4.9, 5.0)
     learning.forget(learned, 5.0)
     assert learning.delay_s(learned, 5.0) == 0
+
+
+@pytest.mark.parametrize("let_in", [0, 3, 300])
+def test_after_hours_without_work_a_short_silence_leaves_the_rate_about_as_it_was(
+    let_in: int,
+) -> None:
+    learned = Learned.start(0.0)
+    settling.start(learned, 100.0, 0.0)
+    learning.note_accepted(learned, 0.0, 0.05)
+    now = 36_000.0
+    for _ in range(let_in):
+        now += 0.01
+        learning.note_accepted(learned, now - 0.05, now)
+    for number in range(2 * FEW):
+        learning.note_refused(learned, now + number * 0.001, now + 0.005 + number * 0.001)
+    now += 0.03
+    for _ in range(1_000):
+        wait = learning.delay_s(learned, now)
+        if learned.mode == "paced":
+            break
+        now += wait
+        if wait == 0 and learned.mode == "silent":
+            learning.note_sent(learned, now)
+            learning.note_accepted(learned, now, now + 0.001)
+    assert learned.mode == "paced"
+    assert learned.bucket.rate_per_s > 50
+
+
+@pytest.mark.parametrize("demand_per_s", [40, 100])
+def test_after_two_seconds_closed_it_goes_on_though_little_was_asked_for(demand_per_s: int) -> None:
+    learned = Learned.start(0.0)
+    settling.start(learned, 100.0, 0.0)
+    learning.note_accepted(learned, 0.0, 0.05)
+    start_s = now = 3_600.0
+    let_in = 0
+    while now < start_s + 30.0:
+        wait = learning.delay_s(learned, now)
+        if wait == 0:
+            learning.note_sent(learned, now)
+            if now < start_s + 2.0:
+                learning.note_refused(learned, now, now + 0.005)
+            else:
+                learning.note_accepted(learned, now, now + 0.005)
+                let_in += now >= start_s + 20.0
+        now += max(wait, 1 / demand_per_s)
+    assert let_in >= 0.8 * 10 * demand_per_s

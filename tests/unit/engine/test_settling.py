@@ -70,6 +70,18 @@ def test_where_half_is_refused_the_rate_falls_at_once_to_what_is_let_in() -> Non
     assert learned.bucket.rate_per_s == pytest.approx(200.0, rel=0.1)
 
 
+def test_each_refusal_of_a_row_takes_the_rate_no_lower_than_what_was_let_in() -> None:
+    learned = paced(400.0)
+    for number in range(320):  # five of eight are let in
+        now = number / 400
+        note = learning._count_refused if number % 8 >= 5 else learning.note_accepted
+        note(learned, now, now)
+    for number in range(FEW - 3):
+        now = 0.8 + number / 1000
+        learning.note_refused(learned, now, now)
+    assert learned.bucket.rate_per_s >= 0.85 * 250
+
+
 def test_a_guess_below_the_refused_rate_rises_fast_to_there_and_slowly_beyond() -> None:
     learned = paced(400.0)
     refused_at = learned.bucket.rate_per_s
@@ -98,3 +110,40 @@ def test_a_row_of_refusals_asks_whether_anything_is_let_in() -> None:
     assert not settling.is_in_doubt(learned)
     learned.answers.row = FEW
     assert settling.is_in_doubt(learned)
+
+
+def test_refusals_among_as_many_that_are_not_are_no_row_though_answers_take_long() -> None:
+    learned = paced(10.0)
+    for number in range(40):  # one of three is refused, at once; the others are answered later
+        now = number / 10
+        learning.note_sent(learned, now)
+        if number % 3 == 0:
+            learning.note_refused(learned, now, now)
+    assert learned.answers.row > FEW
+    assert learned.mode == "paced"
+
+
+def test_where_half_of_what_was_out_was_refused_it_goes_on_at_half_the_rate() -> None:
+    learned = paced(400.0)
+    for number in range(400):
+        now = 0.3 + number / 400
+        note = learning._count_refused if number % 2 else learning.note_accepted
+        note(learned, now, now)
+    settling.go_on(learned, 1.3)
+    assert learned.bucket.rate_per_s == pytest.approx(200.0, rel=0.05)
+
+
+def test_where_nothing_at_all_is_let_in_the_rate_is_kept_for_when_it_opens() -> None:
+    learned = paced(100.0)
+    for number in range(2 * FEW):
+        learning._count_refused(learned, 1.0 + number / 100, 1.0 + number / 100)
+    assert not settling.cut(learned, 1.2)
+    assert learned.bucket.rate_per_s > 90
+
+
+def test_refusals_of_calls_that_were_sent_before_the_last_step_are_no_row() -> None:
+    learned = paced(10.0)
+    learned.cut_at = 5.0
+    for _ in range(2 * FEW):
+        learning.note_refused(learned, 4.9, 5.1)
+    assert (learned.mode, learned.answers.row) == ("paced", 0)
