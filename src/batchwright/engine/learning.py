@@ -50,9 +50,12 @@ def delay_s(learned: Learned, now: float) -> float:
         return settling.delay_s(learned, now)
     if learned.mode == "silent":
         wait = probing.delay_s(learned, now)
-        if wait is not None and not _is_trickle(learned, now):
+        if wait is None:
+            _reopen(learned, now)
+        elif _is_trickle(learned, now):
+            _pace_trickle(learned, now)
+        else:
             return wait
-        _reopen(learned, now)
         return delay_s(learned, now)
     if learned.mode == "windowed":
         return window.delay_s(learned, now)
@@ -205,10 +208,18 @@ def _rate_of_late(learned: Learned, before: float) -> float:
 
 def _is_trickle(learned: Learned, now: float) -> bool:
     """Whether the silence is none, but a limit so far below the one before that what it lets in
-    was taken for left over: no window of a minute is closed for so long."""
+    was taken for left over: no window of a minute is closed for so long. Told when a probe was
+    refused: while none is, it may be opening."""
     silence = learned.probing
     is_rate = learned.settling.is_rated and not learned.window.span_s
-    return is_rate and silence.passed >= FEW and now - silence.silent_at >= MEMORY_S
+    is_refused = not silence.batch and silence.passed >= FEW
+    return is_rate and is_refused and now - silence.silent_at >= MEMORY_S
+
+
+def _pace_trickle(learned: Learned, now: float) -> None:
+    silence = learned.probing
+    learned.opened_at, learned.accepted_at_opening = now, learned.answers.accepted
+    settling.seek(learned, silence.passed / (now - silence.silent_at), now)
 
 
 def _slow_down(learned: Learned, now: float) -> None:
@@ -226,10 +237,6 @@ def _reopen(learned: Learned, now: float) -> None:
     be sure, is no time in which nothing was let in, and is long where a refusal takes long.
     """
     silence, rate_of = learned.probing, learned.settling
-    if _is_trickle(learned, now):
-        learned.opened_at, learned.accepted_at_opening = now, learned.answers.accepted
-        settling.seek(learned, silence.passed / (now - silence.silent_at), now)
-        return
     let_in = learned.answers.accepted - silence.passed
     accepted = let_in - learned.accepted_at_opening
     open_s = silence.open_at - learned.opened_at

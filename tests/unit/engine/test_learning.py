@@ -109,3 +109,21 @@ def test_after_two_seconds_closed_it_goes_on_though_little_was_asked_for(demand_
                 let_in += now >= start_s + 20.0
         now += max(wait, 1 / demand_per_s)
     assert let_in >= 0.8 * 10 * demand_per_s
+
+
+@pytest.mark.parametrize("closed_s", [20.0, 90.0, 300.0])
+def test_what_was_closed_for_long_is_used_soon_after_it_has_opened(closed_s: float) -> None:
+    learned = Learned.start(0.0)
+    settling.start(learned, 100.0, 0.0)
+    opens_at, now, let_in = 30.0 + closed_s, 0.0, 0
+    while now < opens_at + 60.0:
+        wait = learning.delay_s(learned, now)
+        if wait == 0:
+            learning.note_sent(learned, now)
+            if 30.0 <= now < opens_at:
+                learning.note_refused(learned, now, now + 0.005)
+            else:
+                learning.note_accepted(learned, now, now + 0.005)
+                let_in += now >= opens_at + 20.0
+        now += max(wait, 0.01)
+    assert let_in >= 0.4 * 40 * 100
