@@ -83,6 +83,7 @@ class Probing:
     in_vain: int = 0  # refused in a row, none let in between
     through: int = 0  # that were not refused in time
     passed: int = 0  # that were let in
+    passed_at: float = 0.0  # the first of those went
 
 
 @dataclass(slots=True)

@@ -94,7 +94,7 @@ def note_accepted(learned: Learned, sent_at: float, now: float) -> None:
         else:
             answers.row = 0
     if learned.mode == "silent":
-        learned.probing.passed += sent_at >= learned.probing.silent_at
+        probing.note_accepted(learned, sent_at)
     elif learned.mode == "windowed" and learned.window.grant:
         learned.window.grant_answers += sent_at >= learned.window.grant_at
 
@@ -213,13 +213,13 @@ def _is_trickle(learned: Learned, now: float) -> bool:
     silence = learned.probing
     is_rate = learned.settling.is_rated and not learned.window.span_s
     is_refused = not silence.batch and silence.passed >= FEW
-    return is_rate and is_refused and now - silence.silent_at >= MEMORY_S
+    return is_rate and is_refused and now - silence.passed_at >= MEMORY_S
 
 
 def _pace_trickle(learned: Learned, now: float) -> None:
     silence = learned.probing
     learned.opened_at, learned.accepted_at_opening = now, learned.answers.accepted
-    settling.seek(learned, silence.passed / (now - silence.silent_at), now)
+    settling.seek(learned, silence.passed / (now - silence.passed_at), now)
 
 
 def _slow_down(learned: Learned, now: float) -> None:

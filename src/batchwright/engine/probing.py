@@ -81,6 +81,15 @@ def note_sent(learned: Learned, now: float) -> None:
         state.next_at = now + min(even_s / RAMP, PROBE_S_MAX)
 
 
+def note_accepted(learned: Learned, sent_at: float) -> None:
+    """A call was let in; it counts if it was a probe."""
+    state = learned.probing
+    if sent_at >= state.silent_at:
+        if not state.passed:
+            state.passed_at = sent_at
+        state.passed += 1
+
+
 def note_refused(learned: Learned, now: float) -> None:
     """Probe later: up to a second apart in the first minute, then to a fiftieth of the silence."""
     state = learned.probing

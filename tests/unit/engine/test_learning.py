@@ -127,3 +127,23 @@ def test_what_was_closed_for_long_is_used_soon_after_it_has_opened(closed_s: flo
                 let_in += now >= opens_at + 20.0
         now += max(wait, 0.01)
     assert let_in >= 0.4 * 40 * 100
+
+
+def test_a_limit_that_opens_at_a_tenth_after_minutes_closed_is_found_again() -> None:
+    learned = Learned.start(0.0)
+    settling.start(learned, 190.0, 0.0)
+    now, level, let_in = 0.0, 1.0, 0
+    while now < 400.0:
+        wait = learning.delay_s(learned, now)
+        step_s = max(wait, 0.005)
+        if wait == 0:
+            learning.note_sent(learned, now)
+            if now < 30.0 or (now >= 150.0 and level >= 1):
+                level -= now >= 150.0
+                learning.note_accepted(learned, now, now + 0.005)
+                let_in += now >= 340.0
+            else:
+                learning.note_refused(learned, now, now + 0.005)
+        level = min(level + 20.0 * step_s, 20.0)
+        now += step_s
+    assert let_in >= 0.8 * 60 * 20
