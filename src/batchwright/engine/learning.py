@@ -230,17 +230,29 @@ def _slow_down(learned: Learned, now: float) -> None:
         probing.start(learned, now)
 
 
-def _reopen(learned: Learned, now: float) -> None:
-    """The silence is over: a long one makes a window, after a short one it is a rate.
+def _is_long(learned: Learned, now: float) -> bool:
+    """Whether a silence was one between two windows.
 
     It was over when the first of the probes that got through went: what we waited after that, to
-    be sure, is no time in which nothing was let in, and is long where a refusal takes long.
+    be sure, is no time in which nothing was let in, and is long where a refusal takes long. Not so
+    where a first window is to be expected, as all was let in for seconds, and for longer than
+    anything has been refused since: what gets through first is left over then.
     """
+    silence, of_window = learned.probing, learned.window
+    open_s = of_window.filled_at - of_window.began_at
+    refused_s = silence.silent_at - of_window.filled_at
+    if max(window.SILENCE_S, refused_s) < open_s <= MEMORY_S:
+        return now - silence.silent_at >= window.FIRST_SILENCE_S
+    return silence.open_at - silence.silent_at >= window.SILENCE_S
+
+
+def _reopen(learned: Learned, now: float) -> None:
+    """The silence is over: a long one makes a window, after a short one it is a rate."""
     silence, rate_of = learned.probing, learned.settling
     let_in = learned.answers.accepted - silence.passed
     accepted = let_in - learned.accepted_at_opening
     open_s = silence.open_at - learned.opened_at
-    is_long = silence.open_at - silence.silent_at >= window.SILENCE_S
+    is_long = _is_long(learned, now)
     if is_long:
         window.start(learned, now)
     elif learned.window.span_s and learned.window.used < learned.window.amount:

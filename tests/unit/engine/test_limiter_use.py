@@ -213,6 +213,17 @@ def test_a_refusal_that_takes_its_time_makes_no_window_of_a_second(algorithm: Al
     assert [used for used in found if not used.is_met] == []
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("algorithm", ["fixed", "sliding"])
+def test_what_is_left_over_of_a_minute_is_no_lower_limit_where_a_refusal_takes_its_time(
+    algorithm: Algorithm, seed: int
+) -> None:
+    cell = Cell("unknown", algorithm, "tokens, used", "steady")
+    (used,) = measure(cell, per_minute=30_000, latency_s=1.2, refusal_s=0.3, seed=seed)
+    assert used.use_percent >= 80
+    assert used.refused_percent <= 3
+
+
 @each_algorithm
 def test_a_limit_that_falls_to_a_tenth_is_found_again(algorithm: Algorithm) -> None:
     upstream = Upstream(requests_per_minute=30_000, algorithm=algorithm, burst_s=1.0)
