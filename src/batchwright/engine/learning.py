@@ -235,13 +235,14 @@ def _is_long(learned: Learned, now: float) -> bool:
 
     It was over when the first of the probes that got through went: what we waited after that, to
     be sure, is no time in which nothing was let in, and is long where a refusal takes long. Not so
-    where a first window is to be expected, as all was let in for seconds, and for longer than
-    anything has been refused since: what gets through first is left over then.
+    where a window is to be expected, as calls were let in for seconds, none refused, and for longer
+    than anything has been refused since: what gets through first is left over then.
     """
     silence, of_window = learned.probing, learned.window
     open_s = of_window.filled_at - of_window.began_at
     refused_s = silence.silent_at - of_window.filled_at
-    if max(window.SILENCE_S, refused_s) < open_s <= MEMORY_S:
+    was_open = window.SILENCE_S < open_s <= MEMORY_S and of_window.filled >= FEW
+    if was_open and refused_s < open_s:
         return now - silence.silent_at >= window.FIRST_SILENCE_S
     return silence.open_at - silence.silent_at >= window.SILENCE_S
 
