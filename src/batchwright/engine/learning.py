@@ -243,7 +243,7 @@ def _is_long(learned: Learned, now: float) -> bool:
     refused_s = silence.silent_at - of_window.filled_at
     was_open = window.SILENCE_S < open_s <= MEMORY_S and of_window.filled >= FEW
     if was_open and refused_s < open_s:
-        return now - silence.silent_at >= window.FIRST_SILENCE_S
+        return now - silence.silent_at >= window.EXPECTED_SILENCE_S
     return silence.open_at - silence.silent_at >= window.SILENCE_S
 
 

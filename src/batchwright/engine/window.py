@@ -14,7 +14,7 @@ from batchwright.engine.bucket import take, wait_s
 from batchwright.engine.learned import SLOT_S, WAIT_S_MAX, Learned, Window, pace
 
 SILENCE_S = 3.0  # a longer one makes a window
-FIRST_SILENCE_S = 2.0  # the same, where one is to be expected
+EXPECTED_SILENCE_S = 2.0  # the same, where one is to be expected
 RAMP = 2.0  # times the even rate, at first
 FASTER = 8.0  # at the most
 FASTER_STEP = 1.2  # each slot

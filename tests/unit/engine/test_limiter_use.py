@@ -18,7 +18,7 @@ from batchwright.engine.limiter import Declared
 from batchwright.sandbox.limiter import Algorithm, TokenCount
 from batchwright.sandbox.limiter import Limiter as Upstream
 from limit_cells import Cell, cells, measure
-from limit_simulation import Simulation, Size, rescale
+from limit_simulation import Simulation, Size, Tally, rescale
 
 PER_MINUTE = 6_000
 TOKENS_PER_MINUTE = 6_000 * 150
@@ -224,31 +224,28 @@ def test_what_is_left_over_of_a_minute_is_no_lower_limit_where_a_refusal_takes_i
     assert used.refused_percent <= 3
 
 
-@each_algorithm
-def test_a_limit_that_falls_to_a_tenth_is_found_again(algorithm: Algorithm) -> None:
+def fallen(algorithm: Algorithm, share: float, *, at_s: float, end_s: float) -> Tally:
+    """500 a second that nobody tells, of which so much is left from `at_s` on."""
     upstream = Upstream(requests_per_minute=30_000, algorithm=algorithm, burst_s=1.0)
-    tally = Simulation(
+    return Simulation(
         upstream,
         has_headers=False,
         has_retry_after=False,
         latency_s=0.1,
-        steps=[(60.0, lambda: rescale(upstream, 0.1))],
-    ).run(120.0)
+        steps=[(at_s, lambda: rescale(upstream, share))],
+    ).run(end_s)
+
+
+@each_algorithm
+def test_a_limit_that_falls_to_a_tenth_is_found_again(algorithm: Algorithm) -> None:
+    tally = fallen(algorithm, 0.1, at_s=60.0, end_s=120.0)
     assert tally.used(80.0, 120.0) >= 0.95 * 40 * 50
     assert tally.refused_share(80.0, 120.0) <= 0.01
 
 
 @each_algorithm
 def test_a_limit_that_falls_to_a_hundredth_is_not_taken_for_a_silence(algorithm: Algorithm) -> None:
-    upstream = Upstream(requests_per_minute=30_000, algorithm=algorithm, burst_s=1.0)
-    tally = Simulation(
-        upstream,
-        has_headers=False,
-        has_retry_after=False,
-        latency_s=0.1,
-        refusal_s=0.05,
-        steps=[(30.0, lambda: rescale(upstream, 0.01))],
-    ).run(240.0)
+    tally = fallen(algorithm, 0.01, at_s=30.0, end_s=240.0)
     assert tally.used(180.0, 240.0) >= 0.9 * 60 * 5
     assert tally.refused_share(180.0, 240.0) <= 0.1
 
